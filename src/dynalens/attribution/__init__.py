@@ -6,9 +6,10 @@ for several at once.
 """
 
 from dynalens.attribution.backpropagation import deconvolution, guided_backprop, guided_grad_cam, rect_grad
-from dynalens.attribution.cam import ablation_cam, grad_cam, grad_cam_plus_plus, layer_cam, score_cam
+from dynalens.attribution.cam import grad_cam, grad_cam_plus_plus, layer_cam
 from dynalens.attribution.contrast import check_contrast, contrast
 from dynalens.attribution.explanation import Explanation, explain, find_forward
+from dynalens.attribution.gradient_free_cam import ablation_cam, score_cam
 from dynalens.attribution.gradients import (
     completeness_gap,
     input_x_gradient,

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from dynalens.attribution.cam import grad_cam
 from dynalens.attribution.maps import resize
 from dynalens.attribution.overrides import ReluRule, modified_relu
-from dynalens.attribution.passes import Forward, check_finite, score
+from dynalens.attribution.passes import Forward, check_finite
+from dynalens.attribution.score import score
 
 
 def guided_backprop(

@@ -14,14 +14,7 @@ from dynalens.attribution.adapted import with_arguments
 from dynalens.attribution.layers import arrangement, find_embedding, find_target_layer
 from dynalens.attribution.passes import Forward, check_finite, check_targets, model_input, uncut_graph
 from dynalens.attribution.relevance import check_called_once, give_rules, is_a, layer_with_rule
-from dynalens.observation import (
-    LogitsModule,
-    module_named,
-    out_of_place,
-    seeded,
-    undisturbed,
-    unwrap,
-)
+from dynalens.observation import LogitsModule, forward_of, module_named, out_of_place, seeded, undisturbed, unwrap
 
 PREFIX = "captum:"
 _AT_ONCE = 8  # images in one call; a method may make many copies of each, such as fifty steps
@@ -83,7 +76,7 @@ def captum_method(name: str) -> Callable[..., Tensor]:
         with undisturbed(model), seeded(), out_of_place(model), warnings.catch_warnings(), ExitStack() as stack:
             if images.is_floating_point() and is_a(cls, *_OF_GRADIENTS):
                 first_input = model_input(model, images[:1]).clone().requires_grad_()
-                _, way = uncut_graph(forward or unwrap(model), first_input, targets[:1])
+                _, way = uncut_graph(forward_of(model, forward), first_input, targets[:1])
                 stack.enter_context(way or nullcontext())
             warnings.filterwarnings("ignore", module=r"captum\.")  # about the hooks and flags that it sets and removes
             return check_finite(name, _attribution_maps(cls, model, images, targets, forward, chunk_size, arguments))
@@ -131,13 +124,13 @@ def _attribution_maps(
     chunk_size: int | None,
     arguments: dict[str, Any],
 ) -> Tensor:
-    x, inner = model_input(model, images), unwrap(model)
+    x = model_input(model, images)
     settings = {key: _captum_argument(value, x) for key, value in arguments.items() if value is not None}
     names = _layers_to_explain(cls, model, x, settings, forward)
     if is_a(cls, "LRP"):  # and LayerLRP
         names = tuple(layer_with_rule(model, x, name, forward=forward) for name in names)
         give_rules(cls, model, x, forward=forward)
-    attribution = _built(cls, LogitsModule(inner, forward or inner), model, settings, names)
+    attribution = _built(cls, LogitsModule(unwrap(model), forward_of(model, forward)), model, settings, names)
     size = len(x) if cls.__name__ in _WHOLE_BATCH else chunk_size or _AT_ONCE
     parts = []
     for rows in torch.split(torch.arange(len(x), device=x.device), size):

@@ -26,7 +26,7 @@ from dynalens.attribution.methods import (
     takes,
 )
 from dynalens.attribution.passes import Forward, as_logits, check_images, check_targets, chunks, model_input
-from dynalens.observation import is_tokens, logits_in, undisturbed, unit_logits_in, unwrap
+from dynalens.observation import forward_of, is_tokens, logits_in, undisturbed, unit_logits_in
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _run(
 def _logits(
     model: nn.Module, images: Tensor, targets: Tensor, *, forward: Forward | None, chunk_size: int | None
 ) -> Tensor:
-    run, x = forward or unwrap(model), model_input(model, images)
+    run, x = forward_of(model, forward), model_input(model, images)
     with torch.no_grad():
         return torch.cat([as_logits(run(x_part), y_part).float() for x_part, y_part in chunks(x, targets, chunk_size)])
 

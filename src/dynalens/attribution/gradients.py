@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.arguments import check_choice, check_positive
-from dynalens.attribution.passes import Forward, Score, check_finite, score
+from dynalens.attribution.passes import Forward, check_finite
+from dynalens.attribution.score import Score, score
 
 Baseline = float | Tensor | Callable[[Tensor], Tensor]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dynalens.attribution.overrides import captured_attention
 from dynalens.attribution.passes import Arrange, Forward, connected_logits, model_input
-from dynalens.observation import captured_outputs, module_named, undisturbed, unwrap
+from dynalens.observation import captured_outputs, forward_of, module_named, undisturbed, unwrap
 
 # What keeps or shrinks a feature map without computing one.
 _PASSIVE = ("Pool", "Dropout", "Identity", "Flatten", "Upsample", "Pad", "Permute", "Softmax")
@@ -76,7 +76,7 @@ def find_embedding(model: nn.Module, tokens: Tensor, *, forward: Forward | None 
         >>> find_embedding(model, torch.tensor([[1, 2, 3]]))
         '0'
     """
-    run, first_tokens = forward if forward is not None else unwrap(model), tokens[:1]
+    run, first_tokens = forward_of(model, forward), tokens[:1]
     with undisturbed(model), torch.no_grad(), captured_outputs(model) as outputs:
         run(first_tokens)
         names = {name for name, module, output in outputs if _embeds(module, first_tokens, output)}
@@ -108,6 +108,14 @@ def arrangement(model: nn.Module, images: Tensor, name: str, *, forward: Forward
         return arranges[0](output)
 
     return arrange
+
+
+def layer_and_arrangement(
+    model: nn.Module, x: Tensor, target_layer: str | None, forward: Forward | None
+) -> tuple[nn.Module, Arrange]:
+    """Return the target layer, which is searched if it has no name, and what brings its output to (N, C, *spatial)."""
+    name = target_layer or find_target_layer(model, x, forward=forward)
+    return module_named(model, name), arrangement(model, x, name, forward=forward)
 
 
 def _arrangement_of(model: nn.Module, images: Tensor, name: str, forward: Forward | None) -> Arrange:
@@ -172,7 +180,7 @@ def _look(model: nn.Module, images: Tensor, forward: Forward | None) -> _Look:
         raise ValueError(
             f"Expected `images` to hold at least one image, got shape {tuple(images.shape)}. Leave empty batches out."
         )
-    run = forward if forward is not None else unwrap(model)
+    run = forward_of(model, forward)
     x = model_input(model, images[:1]).clone().requires_grad_()
     with captured_outputs(model) as outputs:
         logits = connected_logits(run, x, torch.zeros(1, dtype=torch.int64, device=x.device), restart=outputs.clear)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dynalens.arguments import check_choice
 from dynalens.attribution.gradients import input_x_gradient
 from dynalens.attribution.passes import Forward, as_logits, check_finite, model_input
-from dynalens.observation import undisturbed, unwrap
+from dynalens.observation import forward_of, undisturbed, unwrap
 
 LXT_PREFIX = "lxt:"
 _MAPS = ("attnLRP", "cp_LRP")
@@ -50,7 +50,7 @@ def lxt_method(name: str) -> Callable[..., Tensor]:
         rules = _rules(name, map_name, families, model)
         with undisturbed(model):
             with torch.no_grad():
-                x, logits = model_input(model, images[:1]), forward or unwrap(model)
+                x, logits = model_input(model, images[:1]), forward_of(model, forward)
                 logits_before = as_logits(logits(x), targets[:1])
             with _rules_in_place(name, rules):
                 with torch.no_grad():

@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from dynalens.attribution.backpropagation import deconvolution, guided_backprop, guided_grad_cam, rect_grad
-from dynalens.attribution.cam import CAM_FORMULAS, ablation_cam, grad_cam, grad_cam_plus_plus, layer_cam, score_cam
+from dynalens.attribution.cam import CAM_FORMULAS, grad_cam, grad_cam_plus_plus, layer_cam
 from dynalens.attribution.captum import PREFIX, captum_method
+from dynalens.attribution.gradient_free_cam import ablation_cam, score_cam
 from dynalens.attribution.gradients import (
     input_x_gradient,
     integrated_gradients,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dynalens.attribution.overrides import captured_joins
 from dynalens.attribution.passes import Forward
-from dynalens.observation import captured_outputs, module_named, unwrap
+from dynalens.observation import captured_outputs, forward_of, module_named
 
 # Captum passes relevance through these itself.
 _ACTIVATIONS = (nn.ReLU, nn.Dropout, nn.Tanh)
@@ -45,7 +45,7 @@ def give_rules(cls: Any, model: nn.Module, images: Tensor, *, forward: Forward |
         layer_outputs = layers_passed(model, images, forward)
     names = {id(module): name for name, module, _ in layer_outputs}
     for layer in model.modules():
-        if type(layer) in _ACTIVATIONS or hasattr(layer, "rule") or not _is_leaf(layer):
+        if type(layer) in _ACTIVATIONS or hasattr(layer, "rule") or not is_leaf(layer):
             continue
         kind = _kind_of_rule(layer)
         if kind is None and id(layer) in names:
@@ -74,7 +74,7 @@ def layer_with_rule(model: nn.Module, images: Tensor, name: str, *, forward: For
     layer_outputs, layer = layers_passed(model, images, forward), module_named(model, name, argument="layer")
     places = [place for place, (_, module, _) in enumerate(layer_outputs) if module is layer]
     for candidate, module, output in reversed(layer_outputs[: places[-1] + 1] if places else []):
-        if _is_leaf(module) and type(module) not in _ACTIVATIONS and output.shape == layer_outputs[places[-1]][2].shape:
+        if is_leaf(module) and type(module) not in _ACTIVATIONS and output.shape == layer_outputs[places[-1]][2].shape:
             return candidate
     return name
 
@@ -104,7 +104,7 @@ def layers_passed(model: nn.Module, images: Tensor, forward: Forward | None) -> 
     """Return the layers that run for the first image, in the order they finish; all tensors have a graph."""
     with captured_outputs(model) as layer_outputs:
         first_image = images[:1].detach()
-        (forward or unwrap(model))(
+        forward_of(model, forward)(
             first_image.requires_grad_().clone() if first_image.is_floating_point() else first_image
         )
     return layer_outputs
@@ -115,7 +115,8 @@ def moves_values(layer: nn.Module) -> bool:
     return isinstance(layer, _MOVING) or any(part in type(layer).__name__ for part in _MOVING_NAMES)
 
 
-def _is_leaf(module: nn.Module) -> bool:
+def is_leaf(module: nn.Module) -> bool:
+    """Return whether a module has no submodules."""
     return not any(True for _ in module.children())
 
 

@@ -8,17 +8,7 @@ from torch import Tensor, nn
 from dynalens.arguments import check_positive
 from dynalens.attribution.layers import token_layout
 from dynalens.attribution.overrides import captured_attention
-from dynalens.attribution.passes import (
-    Forward,
-    check_finite,
-    check_images,
-    chunks,
-    connected_logits,
-    gradients,
-    model_input,
-    scores_of,
-)
-from dynalens.observation import undisturbed, unwrap
+from dynalens.attribution.passes import Forward, check_finite, chunks, connected_logits, gradients, prepared, scores_of
 
 
 def attention_rollout(
@@ -235,12 +225,14 @@ def _on_the_grid(
     forward: Forward | None,
     chunk_size: int | None,
 ) -> Tensor:
-    """Return the rows of the tokens that the head reads, their mean, on the grid of the patches."""
-    check_images(images, targets)
-    check_positive(chunk_size=chunk_size)
-    run = forward if forward is not None else unwrap(model)
-    with undisturbed(model):
-        x = model_input(model, images)
+    """Return the mean row of the tokens that the head reads, on the grid of the patches: (N, h, w), float32.
+
+    Args:
+        name: Name of the method, for errors.
+        part: Computes the matrices (N, T, T) of some images, whose rows are meant.
+        model: See :func:`attention_rollout`, also for the other arguments.
+    """
+    with prepared(model, images, targets, forward=forward, chunk_size=chunk_size) as (run, x):
         rollout = torch.cat([part(run, x_part, y_part) for x_part, y_part in chunks(x, targets, chunk_size)])
         arrange, is_read = token_layout(model, x, rollout.shape[-1], forward=forward)
         relevance = rollout[:, is_read].mean(dim=1)

@@ -12,25 +12,17 @@ from torch import Tensor, nn
 from dynalens.arguments import check_choice, installed
 from dynalens.attribution.adapted import with_arguments
 from dynalens.attribution.overrides import captured_joins
-from dynalens.attribution.passes import (
-    Forward,
-    as_logits,
-    check_finite,
-    check_images,
-    chunks,
-    gradients,
-    model_input,
-    scores_of,
-)
-from dynalens.attribution.relevance import layers_passed, moves_values
-from dynalens.observation import out_of_place, undisturbed, unwrap
+from dynalens.attribution.passes import Forward, as_logits, check_finite, chunks, gradients, output_scores, prepared
+from dynalens.attribution.relevance import is_leaf, layers_passed, moves_values
+from dynalens.observation import out_of_place, unwrap
 
 ZENNIT_PREFIX = "zennit:"
 _OURS = ("self", "canonizers", "layer_map", "first_map", "name_map", "composites")
 _SAME_LOGITS = 1e-3
-"""Of the largest logit: far above the rounding of float32, 1e-7 a step, far below a batch norm in the wrong place."""
+"""Largest difference of logits that counts as rounding, as a fraction of the largest logit. Rounding of float32 is
+about 1e-7 per operation. A batch norm merged into the wrong layer makes a far larger difference."""
 _NO_RULES = ("DeconvNet", "GuidedBackprop", "BetaSmooth")
-"""Composites that change the gradient of activations and leave other layers theirs."""
+"""Composites that change the gradient of activations only, so that other layers need no rule."""
 
 
 def zennit_method(name: str) -> Callable[..., Tensor]:
@@ -59,14 +51,13 @@ def zennit_method(name: str) -> Callable[..., Tensor]:
         canonizers: Sequence[str] | str | None = None,
         **arguments: Any,
     ) -> Tensor:
-        check_images(images, targets)
         inner = unwrap(model)
-        with undisturbed(model), out_of_place(model):
-            x, logits = model_input(model, images), forward or inner
-            rules = _built(composite, _canonizers(inner, canonizers), arguments, x)
-            with _rules_in_place(name, rules, inner, x, targets, logits):
+        guard = prepared(model, images, targets, forward=forward, chunk_size=chunk_size)
+        with guard as (run_model, x), out_of_place(model):
+            rules = _composite_object(composite, _canonizers(inner, canonizers), arguments, x)
+            with _rules_in_place(name, rules, inner, x, targets, run_model):
                 parts = chunks(x, targets, chunk_size)
-                maps = torch.cat([_relevance(logits, x_part, y_part) for x_part, y_part in parts])
+                maps = torch.cat([_relevance(run_model, x_part, y_part) for x_part, y_part in parts])
         return check_finite(name, maps)
 
     parameters = inspect.signature(composite).parameters
@@ -100,8 +91,8 @@ def _canonizers(model: nn.Module, names: Sequence[str] | str | None) -> list[Any
     return [cls() for cls in classes if cls is not None]
 
 
-def _built(composite: Any, canonizers: list[Any], arguments: dict[str, Any], x: Tensor) -> Any:
-    """Return the composite; numbers for ``low`` and ``high`` become images of them."""
+def _composite_object(composite: Any, canonizers: list[Any], arguments: dict[str, Any], x: Tensor) -> Any:
+    """Return an object of the composite's class; the numbers ``low`` and ``high`` become images of one value."""
     bounds = {
         key: torch.as_tensor(arguments[key]).to(x).expand_as(x[:1]) for key in ("low", "high") if key in arguments
     }
@@ -112,7 +103,11 @@ def _built(composite: Any, canonizers: list[Any], arguments: dict[str, Any], x: 
 def _rules_in_place(
     name: str, composite: Any, model: nn.Module, x: Tensor, targets: Tensor, logits: Forward
 ) -> Iterator[None]:
-    """Let the composite's rules stand in the model, after it was checked that they fit it."""
+    """Check that the composite's rules fit the model, and apply them to it in the body of the ``with``.
+
+    Raises:
+        ValueError: If a layer has no rule, relevance would be lost or counted twice, or canonizers change the logits.
+    """
     logits_before = as_logits(logits(x[:1]), targets[:1]).detach()
     handles = [canonizer for canonizer_type in composite.canonizers for canonizer in canonizer_type.apply(model)]
     try:
@@ -141,7 +136,7 @@ def _check_rules(
 ) -> None:
     context: dict[str, Any] = {}
     has_rule = {place: composite.module_map(context, place, module) is not None for place, module, _ in layer_outputs}
-    leaves = [(place, module) for place, module, _ in layer_outputs if not any(True for _ in module.children())]
+    leaves = [(place, module) for place, module, _ in layer_outputs if is_leaf(module)]
     bare_layers = [(place, module) for place, module in leaves if not (has_rule[place] or _needs_no_rule(module))]
     bare = [f"{place}: {type(module).__name__}" for place, module in bare_layers]
     calls = Counter(place for place, module in leaves if has_rule[place] and any(True for _ in module.parameters()))
@@ -157,13 +152,16 @@ def _check_rules(
 
 
 def _needs_no_rule(module: nn.Module) -> bool:
-    """Return whether the gradient of a layer is its rule: batch norm, once merged, and ReLU only choose values."""
+    """Return whether the ordinary gradient of a layer is its rule.
+
+    So it is for layers that only choose or move values: ReLU, and batch norm after it was merged into another layer.
+    """
     return moves_values(module) or isinstance(module, nn.ReLU | nn.modules.batchnorm._BatchNorm)
 
 
 def _relevance(logits: Forward, x: Tensor, targets: Tensor) -> Tensor:
-    """Return what the rules make of the target's logit: they stand where the gradients of layers stood."""
+    """Return the relevance (N, C, *spatial), float32: the gradient, in which each layer's rule replaces its own."""
     leaf = x.detach().clone().requires_grad_()
-    scores = scores_of(as_logits(logits(leaf), targets).float(), targets)
+    scores = output_scores(logits(leaf), targets)
     # The gradient of half the square is the logit itself: the relevance that is propagated.
     return gradients(scores.square() / 2, {"images": leaf})[0].float()

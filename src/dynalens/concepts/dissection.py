@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dynalens.dynamics import Array
 from dynalens.features import feature_maps
+from dynalens.observation import device_of
 from dynalens.text import escaped
 
 DETECTOR = 0.04
@@ -101,7 +102,7 @@ def dissect(
         array([[0.33333333]])
     """
     check_masks(images, masks, top)
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), images.device)
+    device = device_of(model, images)
     parts = [
         feature_maps(model, part.to(device), layer, forward=forward).cpu() for part in torch.split(images, _AT_ONCE)
     ]

@@ -15,12 +15,13 @@ from dynalens.concepts.sets import ConceptSet, concept_images
 from dynalens.dynamics import Array
 from dynalens.observation import (
     LogitsModule,
+    device_of,
     floating_dtype,
+    forward_of,
     module_named,
     out_of_place,
     seeded,
     undisturbed,
-    unwrap,
 )
 from dynalens.text import escaped
 
@@ -103,7 +104,7 @@ def tcav(
         warnings.filterwarnings("ignore", module=r"captum\.")
         with tempfile.TemporaryDirectory() as folder:
             scores = _scores(
-                LogitsModule(model, forward or unwrap(model)), layer, images, target, sets, randoms, folder
+                LogitsModule(model, forward_of(model, forward)), layer, images, target, sets, randoms, folder
             )
     control = scores[None]
     rows = {
@@ -162,7 +163,7 @@ def _scores(
     captum, concept_class = _captum()
     module = module_named(model.inner, layer, argument="layer")
     name = next(name for name, child in model.named_modules() if child is module)
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), images.device)
+    device = device_of(model, images)
     dtype = floating_dtype(model, images)
 
     def concept(number: int, examples: Tensor) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from dynalens.observation import captured_output, floating_dtype, module_named, undisturbed, unwrap
+from dynalens.observation import captured_output, floating_dtype, forward_of, module_named, undisturbed
 
 
 def feature_maps(
@@ -48,7 +48,7 @@ def layer_output(
     """Return the output of a layer as :func:`feature_maps` does, whatever its shape."""
     module = module_named(model, layer, argument="layer")
     with undisturbed(model), captured_output(module) as capture, torch.no_grad():
-        (forward or unwrap(model))(images.clone().to(floating_dtype(model, images)))
+        forward_of(model, forward)(images.clone().to(floating_dtype(model, images)))
         return capture.value.float()
 
 

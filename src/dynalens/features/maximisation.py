@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynalens.observation import captured_output, checked_logits, floating_dtype, module_named, undisturbed, unwrap
+from dynalens.observation import (
+    captured_output,
+    checked_logits,
+    device_of,
+    floating_dtype,
+    forward_of,
+    module_named,
+    undisturbed,
+)
 
 _RATE = 0.05
 _START = 0.01  # standard deviation of the first spectrum
@@ -90,7 +98,7 @@ def maximise_activation(
         )
     terms = _Terms(layer, diversity_layer or layer, variants, diversity, frequency_penalty)
     units = [unit for unit in units for _ in range(variants)]
-    device, run = next(model.parameters(), torch.empty(0)).device, forward or unwrap(model)
+    device, run = device_of(model), forward_of(model, forward)
     generator = torch.Generator().manual_seed(seed)
     low, high = (torch.as_tensor(end, dtype=torch.float32, device=device).view(-1, 1, 1) for end in (low, high))
     with undisturbed(model):

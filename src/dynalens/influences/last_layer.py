@@ -12,7 +12,9 @@ from dynalens.observation import (
     captured_calls,
     captured_outputs,
     checked_logits,
+    device_of,
     floating_dtype,
+    forward_of,
     module_named,
     two_class_logits,
     unwrap,
@@ -66,7 +68,7 @@ def run_on(model: nn.Module, run: Forward, inputs: Any) -> Any:
     Raises:
         ValueError: If it returns the logits of several heads.
     """
-    device = _device(model)
+    device = device_of(model)
 
     def to_device(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -88,10 +90,6 @@ def _check_one_head(output: Any) -> None:
             f"Expected the model to return the logits of one head, got {len(shapes)} tensors of shape {shapes[0]}. "
             "Pass `forward=` with a callable(inputs) that returns those that the loss was computed from."
         )
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def linear_layer(model: nn.Module, name: str | None, run: Forward, inputs: Any) -> nn.Linear:
@@ -176,5 +174,5 @@ def _are_close(a: Tensor, b: Tensor) -> bool:
 def runner(model: nn.Module, forward: Forward | None, inputs: Any) -> Forward:
     """Return what runs the model: the callable, the model, or its only child that gives logits for such inputs."""
     if forward is None and isinstance(inputs, Tensor) and inputs.is_floating_point():
-        return find_forward(model, inputs[:1].to(_device(model)))
-    return forward or unwrap(model)
+        return find_forward(model, inputs[:1].to(device_of(model)))
+    return forward_of(model, forward)

@@ -1,7 +1,7 @@
 """Find layers by name, and see or replace their output while a model runs."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -99,6 +99,14 @@ def out_of_place(model: nn.Module) -> Iterator[None]:
     finally:
         for module in modules:
             module.__dict__["inplace"] = True
+
+
+def forward_of(model: nn.Module, forward: Callable[..., Any] | None) -> Callable[..., Any]:
+    """Return the callable that gives logits: ``forward`` if there is one, else the model itself (:func:`unwrap`).
+
+    An empty ``nn.Sequential`` counts as a callable, although it is false.
+    """
+    return unwrap(model) if forward is None else forward
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -16,6 +16,12 @@ def floating_dtype(model: nn.Module, images: Tensor) -> torch.dtype:
     return next(floating, images.dtype)
 
 
+def device_of(model: nn.Module, images: Tensor | None = None) -> torch.device:
+    """Return the device of the model's first parameter or buffer, or else that of the images, or else the CPU."""
+    tensors = (*model.parameters(), *model.buffers(), *(() if images is None else (images,)))
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
 def is_tokens(inputs: Tensor) -> bool:
     """Return whether these are ids of tokens, integers (N, T), rather than images or signals."""
     counts = not (inputs.is_floating_point() or inputs.is_complex() or inputs.dtype is torch.bool)

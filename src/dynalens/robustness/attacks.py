@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dynalens.arguments import check_choice, check_positive, installed
 from dynalens.attribution.passes import as_logits, check_images, connected_logits, model_input
-from dynalens.observation import undisturbed, unwrap
+from dynalens.observation import forward_of, undisturbed
 from dynalens.robustness.corruptions import Bounds, bounds_of, lead
 
 Forward = Callable[[Tensor], Tensor]
@@ -119,7 +119,7 @@ def smallest_step(
         raise ValueError(
             f"Expected `largest` to be a step above 0, got {furthest}. Pass a step in the units of the images."
         )
-    run = forward if forward is not None else unwrap(model)
+    run = forward_of(model, forward)
     with undisturbed(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"captum\.")  # about gradients of the input, which it switches on
         change = _attack(attack, run, limits, iterations, seed)
