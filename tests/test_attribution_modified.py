@@ -102,6 +102,15 @@ def test_rect_grad_keeps_the_most_important_units_of_each_image() -> None:
     torch.testing.assert_close(rect_grad(model, x, Y, percentile=0.0), guided_backprop(model, x, Y))
 
 
+def test_rect_grad_keeps_93_of_100_units_above_the_seventh_percentile() -> None:
+    # The importance of unit i is i + 1, so tau is 7. In binary numbers 0.07 * 100 is above 7, which must not make it 8.
+    head = nn.Linear(100, 2, bias=False)
+    nn.init.ones_(head.weight)
+    model = nn.Sequential(nn.Flatten(), nn.ReLU(), head)
+    image = torch.arange(1.0, 101.0).view(1, 1, 100)
+    assert int(rect_grad(model, image, torch.tensor([0]), percentile=7.0).sum()) == 93
+
+
 def test_other_activations_keep_their_gradient_and_a_model_without_relu_is_refused() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.GELU(), nn.Hardtanh(), nn.Linear(4, 3))
     for function in (guided_backprop, deconvolution, rect_grad):

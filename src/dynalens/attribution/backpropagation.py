@@ -124,7 +124,7 @@ def rect_grad(
 
     def rule(gradient: Tensor, _is_active: Tensor, output: Tensor) -> Tensor:
         importance = (output * gradient).flatten(1)
-        rank = max(math.ceil(percentile / 100 * importance.shape[1]), 1)
+        rank = max(math.ceil(percentile * importance.shape[1] / 100), 1)
         tau = importance.kthvalue(rank, dim=1, keepdim=True).values.clamp(min=0)
         return torch.where((importance > tau).view(gradient.shape), gradient, 0)
 
