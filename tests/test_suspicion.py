@@ -26,12 +26,12 @@ from dynalens.suspicion import (
 from dynalens.suspicion import confusions as rules
 from dynalens.suspicion.class_pairs import ClassPairs
 from dynalens.suspicion.confusions import confident_joint, deconvolution, one_way, wrong_log_odds
+from dynalens.suspicion.history_summary import summarise_history
 from dynalens.suspicion.noise_rate import estimate_noise_rate
 from dynalens.suspicion.predictions import Predictions
 from dynalens.suspicion.published_scores import named_scores
 from dynalens.suspicion.refuted_labels import count_candidates, refuted_rate
 from dynalens.suspicion.score import log_odds, log_odds_offset, probability, streaming_score
-from dynalens.suspicion.votes import count_votes
 
 History = list[dict[str, Array]]
 
@@ -68,7 +68,7 @@ def average_precision(wrong: Array, score: Array) -> float:
     return float((np.cumsum(found) / np.arange(1, len(found) + 1))[found].mean())
 
 
-# --- votes ---
+# --- the history ---
 
 PRESENTATION = st.tuples(st.integers(0, 3), st.floats(0.01, 0.98), st.floats(-3, 3), st.integers(0, 2))
 LABELS = np.array([0, 1, 2, 0])
@@ -76,29 +76,33 @@ LABELS = np.array([0, 1, 2, 0])
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(PRESENTATION, min_size=1, max_size=6), min_size=1, max_size=24))
-def test_votes_are_counted_over_all_presentations(run: list[list[tuple[int, float, float, int]]]) -> None:
+def test_the_summary_of_a_history_reads_all_presentations(run: list[list[tuple[int, float, float, int]]]) -> None:
     history = [
         {name: np.array(values) for name, values in zip(HISTORY[:4], zip(*epoch, strict=True), strict=True)}
         for epoch in run
     ]
-    votes = count_votes(LABELS, history)
+    suggested = np.array([1, 2, 0, -1])
+    summary = summarise_history(LABELS, suggested, history)
     for i in range(4):
         rows = [row for epoch in run for row in epoch if row[0] == i]
-        wrong = [k for _, _, _, k in rows if k != LABELS[i]]
-        best = max(wrong, key=lambda k: (wrong.count(k), len(wrong) - wrong[::-1].index(k)), default=-1)
-        assert votes.suggested_class[i] == best
-        assert votes.presentations[i] == len(rows)
-        expected = wrong.count(best) / len(rows) if wrong else np.nan
-        np.testing.assert_allclose(votes.agreement[i], expected)
+        assert summary.presentations[i] == len(rows)
+        has_agreement = rows and suggested[i] >= 0
+        expected = [k for *_, k in rows].count(suggested[i]) / len(rows) if has_agreement else np.nan
+        np.testing.assert_allclose(summary.agreement[i], expected)
         gaps = [p - min(p * np.exp(-m), 1 - p) for _, p, m, _ in rows]
-        np.testing.assert_allclose(votes.probability_margin[i], np.mean(gaps) if rows else np.nan, atol=1e-12)
+        np.testing.assert_allclose(summary.probability_margin[i], np.mean(gaps) if rows else np.nan, atol=1e-12)
 
 
-def test_among_equally_frequent_suggestions_the_most_recent_wins() -> None:
-    one = {"index": np.array([0]), "p_label": np.array([0.2]), "margin": np.array([-1.0])}
-    for order in ([1, 2], [2, 1]):
-        votes = count_votes(np.array([0]), [{**one, "predicted": np.array([k])} for k in order])
-        assert votes.suggested_class.tolist() == [order[-1]]
+def test_the_agreement_is_that_with_the_suggested_class_of_the_record() -> None:
+    # Of the presentations 2, 1, 0, 2 of a sample of class 0, the majority vote of those that disagree ends at class 2,
+    # which two of four predicted. Without history, the record knows that it was at least one of four.
+    dynamics, history = TrainingDynamics(1), []
+    for epoch, predicted in enumerate((2, 1, 0, 2)):
+        dynamics.update(torch.tensor([0]), torch.eye(3)[[predicted]], torch.tensor([0]))
+        history.append(dynamics.end_epoch(epoch).presentations())
+    for epochs, agreement in ((history, 2 / 4), ([], 1 / 4)):
+        assessment = assess(dynamics.compute(), epochs)
+        assert (assessment.suggested.item(), assessment.agreement.item()) == (2, agreement)
 
 
 # --- class pairs ---
@@ -114,10 +118,22 @@ def predictions(label: list[int], p: list[list[float]]) -> Predictions:
     return Predictions(y, np.log(p_label + 1e-6) - np.log(p_rival + 1e-6), p_label, rival, p_rival, table.shape[1])
 
 
+def matrix(pairs: ClassPairs, values: Array) -> Array:
+    """The values as row true class, column label; zero where there is no pair."""
+    table = np.zeros((pairs.class_count, pairs.class_count))
+    table[pairs.true_class, pairs.label] = values
+    return table
+
+
+def joint_of(views: Predictions) -> Array:
+    pairs = ClassPairs.from_predictions(views)
+    return matrix(pairs, confident_joint(views, pairs))
+
+
 def test_the_confident_joint_by_hand() -> None:
     # Thresholds: class 0: (0.9 + 0.7) / 2 = 0.8, class 1: (0.8 + 0.2) / 2 = 0.5. Counted as true 0: samples 0 and 3
     # (0.8 of class 0, labelled 1), as true 1: sample 2; sample 1 reaches neither. Leading classes: 0, 0, 1, 0.
-    joint = confident_joint(predictions([0, 0, 1, 1], [[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.8, 0.2]]))
+    joint = joint_of(predictions([0, 0, 1, 1], [[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.8, 0.2]]))
     # [[1 + sqrt(2), 1 + sqrt(1)], [0, 1 + sqrt(1)]], columns scaled to the two labels of each class.
     np.testing.assert_allclose(joint, [[2, 1], [0, 1]])
 
@@ -125,7 +141,7 @@ def test_the_confident_joint_by_hand() -> None:
 def test_a_confusion_of_which_no_sample_is_confident_is_counted_all_the_same() -> None:
     # Samples of class 2 are surely of it, those labelled 0 that are of class 2 only just: none reaches 0.9.
     learned = [[0.9, 0.0, 0.1]] * 5 + [[0.4, 0.0, 0.6]] * 4 + [[0.1, 0.0, 0.9]] * 5
-    joint = confident_joint(predictions([0] * 9 + [2] * 5, learned))
+    joint = joint_of(predictions([0] * 9 + [2] * 5, learned))
     assert joint[2, 0] > 0
     assert joint[1, 0] == 0
 
@@ -144,7 +160,7 @@ def log_odds_with_all_classes(views: Predictions) -> Array:
     p_given = np.repeat(rest[:, None], classes, axis=1)
     p_given[row, views.label] += views.p_label
     p_given[row, views.rival] += np.where(views.rival >= 0, views.p_rival, 0)
-    p_true, joint, total = p_given + 1e-3, confident_joint(views), np.zeros(n)
+    p_true, joint, total = p_given + 1e-3, joint_of(views), np.zeros(n)
     for _ in range(rules.ROUNDS):
         joint = joint + 1e-9 * np.eye(classes)
         rates = 0.999 * joint / joint.sum(axis=1, keepdims=True) + 0.001 / classes
@@ -181,7 +197,7 @@ def test_log_odds_of_few_samples_equal_bayes_on_all_classes() -> None:
 def test_many_classes_have_only_the_pairs_that_occur() -> None:
     views = predictions([0, 4], [[0.6, 0, 0, 0.4, 0], [0, 0, 0, 0, 1.0]])
     pairs = ClassPairs.from_predictions(views)
-    of_rival = pairs.matrix(pairs.counts(pairs.pair_index[1, 0]))
+    of_rival = matrix(pairs, pairs.counts(pairs.pair_index[1, 0]))
     # The second sample has no rival: the class after its label stands for it.
     assert np.argwhere(of_rival).tolist() == [[0, 4], [3, 0]]
     assert (len(pairs), pairs.pair_index[0, 1].tolist()) == (7, [7, 7])  # nothing of class 0 is labelled 3, nor 4 as 0

@@ -6,8 +6,8 @@ import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.suspicion import NoiseRate
-from dynalens.suspicion.score import assess_votes
-from dynalens.suspicion.votes import VoteCount
+from dynalens.suspicion.history_summary import HistorySums
+from dynalens.suspicion.score import assess_summary
 
 MOST_SAMPLES = 20_000
 EVERY_EPOCH = 2_000_000
@@ -18,7 +18,7 @@ class NoiseCurve:
     """Estimates the fraction of wrong labels at the end of epochs, from up to 20,000 samples.
 
     With more samples, a fixed random choice (seed 0) stands for all; if ids come in the course of training, the first
-    ones do. The votes of each epoch are counted when it ends, so that neither a file nor an earlier epoch is read
+    ones do. Each epoch is summed up when it ends, so that neither a file nor an earlier epoch is read
     again. If samples times classes are more than two million, the rate is estimated only after 1, 2, 4, 8, ... epochs.
 
     Args:
@@ -28,19 +28,19 @@ class NoiseCurve:
 
     def __init__(self, *, history: bool = True, most_samples: int = MOST_SAMPLES) -> None:
         self._most_samples = most_samples
-        self._count = VoteCount() if history else None
+        self._sums = HistorySums() if history else None
         self._sample_rows: Array | None = None
 
     def note(self, presentations: Mapping[str, Array] | None, statistics: SampleStatistics) -> None:
-        """Count the votes of an epoch for the chosen samples.
+        """Add an epoch of the chosen samples.
 
         Args:
             presentations: Arrays of a history; None if they are lost. From then on the record's means are read, because
                 half a history is of no use.
-            statistics: The record, with the label of each of these samples. Samples with several units have no votes.
+            statistics: The record, with the label of each of these samples. With several units, nothing is read.
         """
-        if presentations is None or self._count is None:
-            self._count = None
+        if presentations is None or self._sums is None:
+            self._sums = None
             return
         if statistics.unit is not None:
             return
@@ -50,7 +50,7 @@ class NoiseCurve:
         places = place[presentations["index"]]
         has_place = places >= 0
         epoch = {name: values[has_place] for name, values in presentations.items()} | {"index": places[has_place]}
-        self._count.add(statistics.label[rows].astype(np.int64), epoch)
+        self._sums.add(statistics.label[rows].astype(np.int64), epoch)
 
     def rate(self, statistics: SampleStatistics, epochs: int) -> NoiseRate | None:
         """Return the estimate; None if it would take long and is not due.
@@ -63,15 +63,15 @@ class NoiseCurve:
         classes = int(max(statistics.label.max(), statistics.predicted.max())) + 1
         if len(rows) * classes > EVERY_EPOCH and epochs & (epochs - 1):
             return None
-        part, count = statistics.part(rows), self._count or VoteCount()
-        return assess_votes(part, count.votes(part.label.astype(np.int64))).noise_rate
+        part, sums = statistics.part(rows), self._sums or HistorySums()
+        return assess_summary(part, sums.summary(part.label.astype(np.int64))).noise_rate
 
     def _rows(self, num_samples: int) -> Array:
         if num_samples <= self._most_samples:
             return np.arange(num_samples)
         if self._sample_rows is None:
             # Ids that came when there was room for all: what is kept of them stays as it is.
-            has_history = self._count is not None and self._count.epoch_count > 0
+            has_history = self._sums is not None and self._sums.epoch_count > 0
             rows = np.random.default_rng(0).permutation(num_samples)[: self._most_samples]
             self._sample_rows = np.arange(self._most_samples) if has_history else np.sort(rows)
         return self._sample_rows

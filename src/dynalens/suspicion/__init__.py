@@ -7,7 +7,7 @@ of a run and of embeddings together.
 
 `noise_rate` is how many labels are wrong. It reads `refuted_labels`, which the network rules out, and `disagreement`,
 how far the network disagrees with the labels from epoch to epoch. `rate_doubts` are the reasons to doubt the rate.
-`votes` counts in the history which class was predicted instead of the label.
+`history_summary` is what they read of the history of a run.
 
 `table` is what a user sees of one run, and `comparison` of several. `published_scores` are the scores that others rank
 by, and `neighbours` compares features. `unforgettable` are the samples that training needs least.

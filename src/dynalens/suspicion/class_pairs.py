@@ -64,9 +64,3 @@ class ClassPairs:
         """Return which pairs are of a class and itself, shape ``(P,)``, bool."""
         is_same_class: Array = self.true_class == self.label
         return is_same_class
-
-    def matrix(self, values: Array) -> Array:
-        """Return the values as row ``true_class``, column ``label``, shape ``(K, K)``; zero where there is no pair."""
-        table = np.zeros((self.class_count, self.class_count))
-        table[self.true_class, self.label] = values
-        return table

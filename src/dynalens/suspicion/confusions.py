@@ -27,34 +27,29 @@ CHANCE = 2.0
 _BALANCING_ROUNDS = 50  # numerical
 
 
-def confident_joint(predictions: Predictions) -> Array:
-    """Return how many samples are of class k and carry label j, as row k, column j: the confident joint.
-
-    A sample is counted for the class whose mean probability is the largest of those that reach the mean probability
-    that the class has among the samples that carry it as label; columns are scaled to the number of given labels.
-
-    Source: Northcutt, Jiang, Chuang, "Confident Learning", JAIR 2021, Section 3.1. https://arxiv.org/abs/1911.00068
-    Differs from the source: the probabilities are means over a training run, not out-of-sample. Each entry is raised by
-    the square root of how many samples of label j have k as leading class: a count c has a standard deviation of
-    sqrt(c), and the few samples that are confident may hold none of a pair of classes that does occur. Only the label
-    and its rival are looked at.
-
-    Returns:
-        Shape ``(K, K)``, columns sum to the number of labels of each class.
-    """
-    pairs = ClassPairs.from_predictions(predictions)
-    return pairs.matrix(_confident_counts(predictions, pairs))
-
-
 def confident_rate(predictions: Predictions) -> float:
     """Return the fraction of wrong labels by the confident joint: what it has beside its diagonal, in [0, 1]."""
     pairs = ClassPairs.from_predictions(predictions)
-    joint = _confident_counts(predictions, pairs)
+    joint = confident_joint(predictions, pairs)
     return 1 - float(joint[pairs.is_diagonal()].sum() / joint.sum())
 
 
-def _confident_counts(predictions: Predictions, pairs: ClassPairs) -> Array:
-    """Return the confident joint of each pair, shape ``(P,)``."""
+def confident_joint(predictions: Predictions, pairs: ClassPairs) -> Array:
+    """Return how many samples are of one class and carry another one as label: the confident joint, by pair.
+
+    A sample is counted for the class whose mean probability is the largest of those that reach the mean probability
+    that the class has among the samples that carry it as label; the counts of a label are scaled to the number of
+    samples that carry it.
+
+    Source: Northcutt, Jiang, Chuang, "Confident Learning", JAIR 2021, Section 3.1. https://arxiv.org/abs/1911.00068
+    Differs from the source: the probabilities are means over a training run, not out-of-sample. Each count is raised by
+    the square root of how many samples of the label have the other class as leading class: a count c has a standard
+    deviation of sqrt(c), and the few samples that are confident may hold none of a pair of classes that does occur.
+    Only the label and its rival are looked at.
+
+    Returns:
+        Shape ``(P,)``, of the pairs of ``pairs``.
+    """
     label, rival, class_count = predictions.label, predictions.rival, predictions.class_count
     label_counts = np.bincount(label, minlength=class_count)
     threshold = np.bincount(label, predictions.p_label, class_count) / np.maximum(label_counts, 1)
@@ -90,7 +85,7 @@ def wrong_log_odds(predictions: Predictions) -> Array:
     p_true = p_given + LEAST
     pairs = ClassPairs.from_predictions(predictions)
     odds_sum = np.zeros(len(predictions))
-    joint = _confident_counts(predictions, pairs)
+    joint = confident_joint(predictions, pairs)
     for _ in range(ROUNDS):
         rates = _rates(pairs, joint)
         p_true = deconvolution(p_given, rates, p_true, steps=STEPS)

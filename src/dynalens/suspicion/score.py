@@ -43,12 +43,12 @@ import numpy as np
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.suspicion.confusions import one_way, wrong_log_odds
 from dynalens.suspicion.dense import contradictions, dense_noise_rate, highest_mask, is_dense
+from dynalens.suspicion.history_summary import HistorySummary, summarise_history
 from dynalens.suspicion.noise_rate import NoiseRate, estimate_halfway, estimate_noise_rate, with_earlier_bound
 from dynalens.suspicion.predictions import Predictions
 from dynalens.suspicion.rate_doubts import bounds_doubts, doubts, has_memorised, still_falls, zero_doubts
 from dynalens.suspicion.regression import target_noise_rate
 from dynalens.suspicion.units import has_doubted_unit, odds_as_given, unit_noise_rate
-from dynalens.suspicion.votes import Votes, count_votes
 
 PAIRS = 0.2
 """Share of class pairs in the score where flips follow no rule: people mistake classes for each other both ways."""
@@ -68,7 +68,8 @@ class Assessment:
     Attributes:
         score: Log odds that the label is wrong. Higher is more suspicious.
         probability: Probability that the label is wrong. Its mean is the estimated noise rate.
-        suggested: Class that was predicted most often instead of the label, int64, or -1 if no prediction disagreed.
+        suggested: The ``candidate`` of the statistics, int64: the class that was predicted most often instead of the
+            label, or -1 if no prediction disagreed.
         suggested_probability: Probability that the suggested class is the true one.
         agreement: Fraction of the presentations that predicted the suggested class.
         probability_margin: Mean of p_y - max_{k != y} p_k over the presentations, or NaN without history.
@@ -94,9 +95,9 @@ class Assessment:
 def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] = ()) -> Assessment:
     """Return how suspicious each label is, with the estimated noise rate and a suggested class.
 
-    The order of the labels follows from the statistics alone. Noise rate, suggested class and probability margin are
-    computed from the history. If the history does not cover all samples, they are computed from the statistics.
-    ``docs/numbers.md`` has the formulas.
+    The order of the labels and the suggested classes follow from the statistics alone. Noise rate, agreement and
+    probability margin are computed from the history. If the history does not cover all samples, the noise rate is
+    computed from the statistics. ``docs/numbers.md`` has the formulas.
 
     Args:
         statistics: Statistics of the N samples.
@@ -105,11 +106,12 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
     """
     if statistics.unit is not None:
         history = ()
-    return assess_votes(statistics, count_votes(statistics.label.astype(np.int64), history))
+    labels, suggested = statistics.label.astype(np.int64), statistics.candidate.astype(np.int64)
+    return assess_summary(statistics, summarise_history(labels, suggested, history))
 
 
-def assess_votes(statistics: SampleStatistics, votes: Votes) -> Assessment:
-    """Return :func:`assess` of a history whose votes were counted."""
+def assess_summary(statistics: SampleStatistics, summary: HistorySummary) -> Assessment:
+    """Return :func:`assess` of a history that was summed up."""
     rows = np.flatnonzero(statistics.presentations > 0)
     if not len(rows):
         return _empty_assessment(len(statistics))
@@ -118,33 +120,32 @@ def assess_votes(statistics: SampleStatistics, votes: Votes) -> Assessment:
     predictions = Predictions.from_statistics(statistics.part(rows))
     direction = one_way(predictions.leader(), predictions.label)
     score = score_of_parts(score_parts(predictions, direction), predictions)
-    has_whole_history = bool((votes.presentations[rows] > 0).all())
+    has_history = summary.presentations > 0
     accuracy = float((statistics.predicted[rows] == statistics.label[rows]).mean())
-    rate_votes = votes if has_whole_history else count_votes(predictions.label, ())
-    rate = _run_rate(predictions, direction, rate_votes, accuracy)
+    whole_summary = summary if has_history[rows].all() else summarise_history(predictions.label, predictions.rival, ())
+    rate = _run_rate(predictions, direction, whole_summary, accuracy)
     scores = scaled_to_rate(score, rate.value)
     score, p_wrong = (_at_rows(len(statistics), rows, values) for values in scores)
-    has_votes = votes.presentations.any()
-    agreement = votes.agreement if has_votes else statistics.candidate_share
+    agreement = np.where(has_history, summary.agreement, statistics.candidate_share)
     return Assessment(
         score=score,
         probability=p_wrong,
-        suggested=votes.suggested_class if has_votes else statistics.candidate.astype(np.int64),
+        suggested=statistics.candidate.astype(np.int64),
         suggested_probability=p_wrong * _share_of_disagreement(agreement, statistics.correctness),
         agreement=agreement,
-        probability_margin=votes.probability_margin,
+        probability_margin=summary.probability_margin,
         noise_rate=rate,
     )
 
 
-def _run_rate(predictions: Predictions, direction: float, votes: Votes, accuracy: float) -> NoiseRate:
-    """Return the noise rate, and what speaks against it; of votes without an epoch, from the means of the run alone."""
-    rate, sample_count = estimate_noise_rate(predictions, direction, votes.candidates), len(predictions)
-    halfway_rate = estimate_halfway(votes.disagreements, votes.candidates, direction, votes.epoch_count)
+def _run_rate(predictions: Predictions, direction: float, summary: HistorySummary, accuracy: float) -> NoiseRate:
+    """Return the noise rate, and what speaks against it; without history, from the means of the run alone."""
+    rate, sample_count = estimate_noise_rate(predictions, direction, summary.candidates), len(predictions)
+    halfway_rate = estimate_halfway(summary.disagreements, summary.candidates, direction, summary.epoch_count)
     rate = with_earlier_bound(
         rate,
-        votes.disagreements,
-        votes.epoch_count,
+        summary.disagreements,
+        summary.epoch_count,
         is_falling=still_falls(rate.value, sample_count, halfway_rate),
         has_memorised=has_memorised(rate.value, sample_count, accuracy),
     )
