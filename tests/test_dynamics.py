@@ -356,13 +356,36 @@ def test_the_epoch_reports_what_changed_in_it() -> None:
     assert math.isnan(dynamics.end_epoch(2).accuracy)
 
 
+@pytest.mark.parametrize(
+    ("predicted", "candidate", "share"),
+    [
+        ([1, 2, 2], 2, 1 / 3),
+        ([1, 2], 2, 0),  # a tie names the class that was predicted last
+        ([1, 2, 1], 1, 1 / 3),
+        ([1, 1, 2], 1, 1 / 3),
+        ([1, 0, 2, 0], 2, 0),
+        ([0, 0], -1, None),
+    ],
+)
+def test_the_candidate_is_the_majority_of_the_predictions_that_disagree(
+    predicted: list[int], candidate: int, share: float | None
+) -> None:
+    dynamics = TrainingDynamics(1)
+    for epoch, k in enumerate(predicted):
+        dynamics.update([0], torch.eye(3)[[k]], torch.tensor([0]))
+        dynamics.end_epoch(epoch)
+    statistics = dynamics.compute()
+    assert statistics.candidate.item() == candidate
+    assert statistics.candidate_share.item() == pytest.approx(math.nan if share is None else share, nan_ok=True)
+
+
 def test_integers_widen_beyond_sixteen_bits() -> None:
     dynamics = TrainingDynamics(1)
     z = torch.zeros(1, 40_000)
     z[0, 39_999] = 5.0
     dynamics.update([0], z, torch.tensor([39_998]))
     dynamics.end_epoch(70_000)
-    dynamics.update([0], -z, torch.tensor([39_998]))
+    dynamics.update([0], z, torch.tensor([39_998]))
     dynamics.end_epoch(70_001)
     statistics = dynamics.compute()
     assert (statistics.label[0], statistics.candidate[0]) == (39_998, 39_999)

@@ -184,12 +184,15 @@ def _move_means(state: State, places: "slice | Array", values: Sequence[Array], 
 
 
 def _vote(state: State, places: "slice | Array", rows: Array) -> None:
-    """Boyer and Moore's majority vote among the predictions that disagree with the label."""
+    """Boyer and Moore's majority vote among the predictions that disagree with the label.
+
+    At a tie the count is 0, where their vote may name any class. It is the one that was predicted last.
+    """
     candidate, count = state["candidate"][places], state["candidate_count"][places]
+    predicted = rows[PREDICTED].astype(candidate.dtype)
     disagrees = rows[PREDICTED] != rows[TARGET]
-    candidate = np.where(disagrees & (count == 0), rows[PREDICTED].astype(candidate.dtype), candidate)
-    vote = np.where(candidate == rows[PREDICTED], 1, -1)
-    state["candidate"][places] = candidate
+    vote = np.where((count == 0) | (candidate == predicted), 1, -1)
+    state["candidate"][places] = np.where(disagrees & (count <= 1), predicted, candidate)
     state["candidate_count"][places] = count + disagrees * vote.astype(count.dtype)
 
 
