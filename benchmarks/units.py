@@ -113,7 +113,7 @@ def exchanged_numbers(percent: float, seed: int, size: int) -> Problem:
         loss=F.mse_loss,
         presented=lambda z, given: regression(z - given, given, (z - given).square()),
         values=lambda predictions: predictions,
-        peers=_regression_peers,
+        peers=regression_peers,
     )
 
 
@@ -259,7 +259,8 @@ def multi_label_peers(probabilities: Tensor, given: Tensor) -> Scores:
     return {PEER: -get_label_quality_scores(labels, probabilities.double().numpy())}
 
 
-def _regression_peers(predictions: Tensor, given: Tensor) -> Scores:
+def regression_peers(predictions: Tensor, given: Tensor) -> Scores:
+    """Return cleanlab's two scores of numbers."""
     from cleanlab.regression.rank import get_label_quality_scores
 
     target, predicted = given.flatten().numpy(), predictions.flatten().numpy()

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 pytest.importorskip("sklearn")
 
 import noisy_runs
+import rated_numbers
 import rated_texts
 import self_influence as self_influence_benchmark
 import sensitivity
@@ -276,3 +277,17 @@ def test_self_influence_is_compared_on_small_runs(tmp_path: Path, capsys: pytest
     head, _, *rows = capsys.readouterr().out.splitlines()
     assert head == "| run | default | aum | self-influence | self-influence, last |"
     assert len(rows) == 5
+
+
+def test_the_benchmark_of_numbers_that_people_gave_prints_each_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("cleanlab")
+    folder, embeddings = rated_folder(tmp_path), tmp_path / "embeddings.npy"
+    np.save(embeddings, np.random.default_rng(0).normal(size=(len(rated_texts.read(folder)[0]), 4)))
+    monkeypatch.setattr(rated_numbers, "TRAININGS", ((1, True),))
+    rated_numbers.main(["--data", str(folder), "--seeds", "0", "--embeddings", str(embeddings)])
+    header, _, row = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.strip().splitlines())
+    assert header[:3] == ["epochs, words left out, seed", "wrong", "dynalens"]
+    assert {"cleanlab, averaged", "embeddings alone", "both", "with random"} < set(header)
+    assert all(0 < float(value) <= 100 for value in row[2:])

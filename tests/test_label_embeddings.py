@@ -1,27 +1,25 @@
 """Embeddings of samples with several labels: what they say of each label, and the order that run and they give."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from dynalens import SampleStatistics, TrainingDynamics, audit_plan, load_record
 from dynalens.cli import main
 from dynalens.dynamics import Array
 from dynalens.embeddings import LabelEvidence, label_evidence
-from dynalens.embeddings.several_labels import stacked
+from dynalens.embeddings.stacking import stacked_labels
 from dynalens.record import Record, RecordMeta
 from dynalens.record.folder import RecordFolder
 from dynalens.suspicion import assess, joined_labels
 from dynalens.suspicion.labels_and_embeddings import contradicted_share
 from dynalens.suspicion.noise_rate import FROM_BOTH, FROM_THE_RUN_ALONE
-from dynalens.units import dense, multi_label, regression
+from dynalens.units import dense, multi_label
 
 N, K = 300, 3
 
@@ -70,7 +68,9 @@ def test_the_log_odds_of_a_label_come_from_probe_and_neighbours(monkeypatch: pyt
     logits = torch.tensor([[1.0, -2.0], [0.5, 0.0], [0.0, 1.0], [3.0, 0.0]])
     monkeypatch.setattr("dynalens.embeddings.several_labels.all_neighbours", lambda x: near)
     monkeypatch.setattr("dynalens.embeddings.several_labels.out_of_fold", lambda *_: logits)
-    monkeypatch.setattr("dynalens.embeddings.several_labels.stacked", lambda first, second, _: first + 2 * second)
+    monkeypatch.setattr(
+        "dynalens.embeddings.several_labels.stacked_labels", lambda first, second, _: first + 2 * second
+    )
     given = np.array([[1, 0], [1, 1], [0, -1], [1, 0]])
     evidence = label_evidence(torch.ones(4, 2), given)
     # frequencies with half a sample of each kind more: 3.5 / 5 and 1.5 / 4
@@ -90,7 +90,7 @@ def test_the_shares_of_two_models_are_those_of_a_logistic_regression() -> None:
     first, second, bits = rng.normal(size=(400, 3)), rng.normal(size=(400, 3)), rng.integers(0, 2, (400, 3))
     first += bits
     bits[:20, 1] = -1  # not known
-    mixed, known = stacked(first, second, bits), bits >= 0
+    mixed, known = stacked_labels(first, second, bits), bits >= 0
     features = np.stack([first[known], second[known]], axis=1)
     peer = LogisticRegression(C=1e6, tol=1e-8).fit(features, bits[known])
     np.testing.assert_allclose(mixed[known], peer.decision_function(features), atol=0.02)
@@ -208,17 +208,22 @@ def _tokens() -> SampleStatistics:
     return dynamics.compute()
 
 
-def _numbers() -> SampleStatistics:
-    dynamics, z, y = TrainingDynamics(2), torch.tensor([[1.0], [2.0]]), torch.tensor([[1.5], [1.0]])
-    dynamics.update_units([0, 1], regression(z - y, y, F.mse_loss(z, y, reduction="none")))
-    dynamics.end_epoch(0)
-    return dynamics.compute()
-
-
-@pytest.mark.parametrize(("statistics", "kind"), [(_tokens, "labels of tokens or pixels"), (_numbers, "a regression")])
-def test_embeddings_of_tokens_and_numbers_are_refused_by_name(
-    statistics: Callable[[], SampleStatistics], kind: str
-) -> None:
-    record = Record(statistics=statistics(), meta=RecordMeta(num_samples=2, epochs=[0]), root_index=np.arange(2))
-    with pytest.raises(ValueError, match=f"got a record of {kind}. Leave embeddings out"):
+def test_embeddings_of_tokens_are_refused_by_name() -> None:
+    record = Record(statistics=_tokens(), meta=RecordMeta(num_samples=2, epochs=[0]), root_index=np.arange(2))
+    with pytest.raises(ValueError, match=r"got a record of labels of tokens or pixels\. Leave embeddings out"):
         record.with_embeddings(np.ones((2, 2), np.float32))
+
+
+@pytest.mark.parametrize("count", [22, 40, 60])
+def test_random_embeddings_of_few_samples_tell_no_label(count: int) -> None:
+    # The neighbours of each sample are nearly all others, of which fewer have a label exactly where the sample has it.
+    given = np.random.default_rng(0).integers(0, 2, (count, 3))
+    evidence = label_evidence(torch.randn(count, 8, generator=torch.Generator().manual_seed(1)), given)
+    assert evidence.loss > evidence.entropy - 0.01
+
+
+def test_log_odds_of_models_that_count_against_themselves_are_those_of_the_frequency() -> None:
+    bits = np.array([[1], [1], [1], [0]])
+    against = 2.0 - 4 * bits
+    # Three of four have the label: log 3.
+    np.testing.assert_allclose(stacked_labels(against, against, bits), np.full((4, 1), np.log(3)), atol=0.02)

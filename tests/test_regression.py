@@ -29,6 +29,7 @@ from dynalens import (
 )
 from dynalens.dynamics import Array
 from dynalens.dynamics.tolerance import default_tolerance
+from dynalens.embeddings import LabelEvidence
 from dynalens.record import read_arrays
 from dynalens.report import to_fiftyone, to_label_studio, write_report
 from dynalens.suspicion import compare_runs
@@ -106,7 +107,8 @@ def test_the_record_of_a_regression_is_that_of_plain_python(tolerance: Any) -> N
     generator = torch.Generator().manual_seed(0)
     y = targets(3)[:6]
     scale = torch.tensor([1.0, 10.0, 100.0])
-    residuals = torch.randn(4, 6, 3, generator=generator) * scale
+    size = torch.tensor([8.0, 1.0, 0.5, 0.2]).reshape(4, 1, 1)  # first worse than a constant, then better
+    residuals = torch.randn(4, 6, 3, generator=generator) * scale * size
     dynamics = TrainingDynamics(6, tolerance=tolerance)
     for epoch, r in enumerate(residuals):
         order = torch.randperm(6, generator=generator)
@@ -117,12 +119,14 @@ def test_the_record_of_a_regression_is_that_of_plain_python(tolerance: Any) -> N
     deviations = [float(np.median(np.abs(column - np.median(column)))) for column in columns.T]
     epsilon = np.array(deviations if tolerance is None else tolerance) * np.ones(3)
     errors = (residuals.abs().double().numpy() / epsilon).mean(axis=(1, 2))
-    weights = [(t + 1) ** 3 * error**2 for t, error in enumerate(errors)]
+    constant = float((np.abs(columns - np.median(columns, axis=0)) / epsilon).mean())
+    assert min(errors) < constant < max(errors)
+    weights = [(t + 1) * min(error, constant**2 / error) ** 2 for t, error in enumerate(errors)]
     statistics = dynamics.compute()
     for sample in range(6):
         expected = by_hand(residuals[:, sample].double().numpy(), columns[sample], epsilon, weights)
         for name, value in expected.items():
-            assert getattr(statistics, name)[sample] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+            assert getattr(statistics, name)[sample] == pytest.approx(value, rel=1e-4, abs=1e-4), name
 
 
 def test_the_default_tolerance_is_the_median_absolute_deviation() -> None:
@@ -618,19 +622,28 @@ def test_exports_and_comparisons_of_a_regression_speak_of_numbers(
     assert together["prediction"].iloc[0] == pytest.approx(exchanged.suspects(1)["prediction"].iloc[0])
 
 
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda record: record.relabelled(TensorDataset(images(), targets())),
-        lambda record: record.with_embeddings(torch.zeros(N, 2)),
-    ],
-    ids=["relabelled", "embeddings"],
-)
-def test_methods_that_need_a_class_say_so(exchanged: TrainingDynamicsMonitor, ask: Callable[[Any], Any]) -> None:
-    with pytest.raises(
-        ValueError, match=r"of (one label|classes, or of several labels) for .*, got (a record|one) of a regression\."
-    ):
-        ask(exchanged.record)
+def test_relabelling_needs_classes(exchanged: TrainingDynamicsMonitor) -> None:
+    with pytest.raises(ValueError, match=r"classes, or of several labels for .*, got one of a regression\."):
+        exchanged.record.relabelled(TensorDataset(images(), targets()))
+
+
+def test_embeddings_change_the_order_of_a_live_and_of_a_loaded_record(
+    exchanged: TrainingDynamicsMonitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, vectors = exchanged.table().sort_index(), torch.ones(N, 2)
+
+    def evidence_against_sample_12(_: Tensor, y: Any, tolerance: Any) -> LabelEvidence:
+        np.testing.assert_allclose(y[:, 0], table["target"])
+        assert tolerance == pytest.approx(table["tolerance"][:1])
+        return LabelEvidence(np.where(np.arange(N)[:, None] == 12, -9.0, 0.0), loss=0.0, entropy=1.0)
+
+    monkeypatch.setattr("dynalens.record.embedded.number_evidence", evidence_against_sample_12)
+    assert exchanged.suspects(1, embeddings=vectors).index.tolist() == [12]
+    assert "score_probe" not in exchanged.suspects(1, embeddings=vectors)
+    assert exchanged.record.folder is not None
+    loaded = load_record(exchanged.record.folder).table(embeddings=vectors)
+    np.testing.assert_allclose(loaded["score"].sort_index(), exchanged.table(embeddings=vectors)["score"].sort_index())
+    np.testing.assert_array_equal(exchanged.table()["score"].sort_index(), table["score"])  # the run's own stays
 
 
 def test_a_resumed_fit_continues_the_record_of_a_regression(tmp_path: Path) -> None:

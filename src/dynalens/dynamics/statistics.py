@@ -35,12 +35,13 @@ class SampleStatistics:
         predicted: Class of the largest logit at the last presentation, int; -1 where never seen.
         candidate: Class that was predicted most often instead of the label, int; -1 if the label was always predicted.
             It is found by the majority vote of Boyer and Moore (1981), which is exact if one class has more than half
-            of the predictions that disagree with the label.
+            of the predictions that disagree with the label. At a tie of two classes it is the one predicted last.
         candidate_share: Lower bound of the fraction of presentations that predicted the candidate, in [0, 1]. It is
             exact if no third class was predicted. NaN if the label was always predicted.
         weighted_margin: Weighted mean of the margin. The weight of an epoch is
-            :func:`~dynalens.dynamics.epoch_weight`, or, if a sample has several units,
-            :func:`~dynalens.dynamics.weighting.unit_weight`.
+            :func:`~dynalens.dynamics.epoch_weight`, if a sample has several units
+            :func:`~dynalens.dynamics.weighting.unit_weight`, and of a regression
+            :func:`~dynalens.dynamics.weighting.number_weight`.
         weighted_confidence: The same mean of p_y.
         weighted_rival: The same mean of max_{k != y} p_k.
         mean_probabilities: Mean of p over presentations, shape ``(N, K)``, float32; None unless it was asked for, and
@@ -71,6 +72,7 @@ class SampleStatistics:
         absolute_residual: Weighted mean of the absolute residual of the worst unit. ``unit_margin`` is
             log(tolerance / absolute_residual).
         tolerance: Absolute residual of the worst unit below which a presentation is right.
+        unit_targets: The targets of a regression, shape ``(N, D)``, float32; NaN where one is not known.
         unit_residuals: Weighted mean of the absolute residual of each target of a regression, shape ``(N, D)``,
             float32; NaN for a missing target.
         unit_columns: Number of columns of each mask, int: pixel ``unit`` is in row ``unit // unit_columns``. Each
@@ -125,6 +127,7 @@ class SampleStatistics:
     absolute_residual: Array | None = None
     tolerance: Array | None = None
     unit_residuals: Array | None = None
+    unit_targets: Array | None = None
     unit_columns: Array | None = None
     unit_label: Array | None = None
 

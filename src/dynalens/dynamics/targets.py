@@ -11,7 +11,7 @@ import numpy as np
 
 from dynalens.dynamics.rows import CERTAIN, EL2N, LOG_OTHER, LOG_P, MARGIN, PREDICTED, ROWS, TARGET
 from dynalens.dynamics.statistics import Array
-from dynalens.dynamics.tolerance import default_tolerance, for_each_target
+from dynalens.dynamics.tolerance import default_tolerance, distances_to_median, for_each_target
 from dynalens.units import POSITION, SUMMARY, TARGETS, UnitKind
 from dynalens.units.kinds import MEAN_MARGIN, RIGHT
 
@@ -78,17 +78,23 @@ def rows_within_tolerance(state: State, index: Array, rows: Array, tolerance: Ar
     return rows
 
 
-def mean_error(state: State, numbers: Array) -> float:
-    """Return the mean absolute residual of an epoch, in tolerances, over the targets that count; 0 where none does.
+def mean_errors(state: State, numbers: Array) -> tuple[float, float]:
+    """Return the mean absolute residual of an epoch, and that of predicting the median of each target; 0 without any.
+
+    Both are in tolerances, over the targets that count.
 
     Args:
         state: The record, which has the tolerance.
         numbers: Shape ``(R, M)``, those of M presentations.
     """
     kind = UnitKind(TARGETS, state[_RESIDUALS].shape[1])
-    ratio = np.abs(numbers[kind.logits].T.astype(np.float64)) / state[TOLERANCE]
-    finite_ratios = ratio[~np.isnan(numbers[kind.given].T) & np.isfinite(ratio)]
-    return float(finite_ratios.mean()) if finite_ratios.size else 0.0
+    residuals, targets = numbers[kind.logits].T.astype(np.float64), numbers[kind.given].T
+    is_counted = np.isfinite(residuals) & ~np.isnan(targets)
+    if not is_counted.any():
+        return 0.0, 0.0
+    distances = distances_to_median(np.where(is_counted, targets, np.nan))
+    error, constant_error = (float((np.abs(r) / state[TOLERANCE])[is_counted].mean()) for r in (residuals, distances))
+    return error, constant_error
 
 
 def add_presentations(state: State, places: "slice | Array", numbers: Array, step: float) -> None:
@@ -145,4 +151,5 @@ def read_statistics(state: Mapping[str, Array], times: Array) -> dict[str, Array
         "absolute_residual": distance,
         "tolerance": tolerance,
         "unit_residuals": absolute,
+        "unit_targets": state[_TARGETS].copy(),
     }

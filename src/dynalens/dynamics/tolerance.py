@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dynalens.dynamics.statistics import Array
+from dynalens.dynamics.statistics import Array, SampleStatistics
 
 
 def default_tolerance(targets: Array) -> Array:
@@ -23,11 +23,40 @@ def default_tolerance(targets: Array) -> Array:
         array([1.5, 2. ])
     """
     tolerances = []
-    for column in targets.T.astype(np.float64):
-        values = column[np.isfinite(column)]
-        distances = np.abs(values - np.median(values)) if len(values) else np.ones(1)
+    for column in distances_to_median(targets).T:
+        distances = column[np.isfinite(column)] if np.isfinite(column).any() else np.ones(1)
         tolerances.append(np.median(distances) or distances.mean() or 1.0)
     return np.array(tolerances)
+
+
+def distances_to_median(targets: Array) -> Array:
+    """Return the absolute deviation of each target from the median of its column, shape ``(N, D)`` float64.
+
+    Args:
+        targets: Shape ``(N, D)``; NaN stays NaN, and what is infinite does not count in the median.
+
+    Example:
+        >>> distances_to_median(np.array([[1.0], [2.0], [np.nan], [9.0]]))[:, 0]
+        array([ 1.,  0., nan,  7.])
+    """
+    values = targets.astype(np.float64)
+    medians = [np.median(column[np.isfinite(column)]) if np.isfinite(column).any() else np.nan for column in values.T]
+    distances: Array = np.abs(values - np.array(medians))
+    return distances
+
+
+def tolerance_of_targets(statistics: SampleStatistics) -> Array:
+    """Return the tolerance of each target of a regression, shape ``(D,)``.
+
+    The statistics have that of the worst target of each sample. A target that is the worst of no sample gets the
+    default.
+    """
+    assert statistics.unit is not None
+    assert statistics.unit_targets is not None
+    assert statistics.tolerance is not None
+    tolerance, was_seen = default_tolerance(statistics.unit_targets), statistics.unit >= 0
+    tolerance[statistics.unit[was_seen]] = statistics.tolerance[was_seen]
+    return tolerance
 
 
 def checked_tolerance(tolerance: float | Sequence[float] | None) -> Array | None:

@@ -25,10 +25,10 @@ from dynalens.dynamics.rows import (
     PendingRows,
 )
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
-from dynalens.dynamics.targets import TOLERANCE, mean_error, residuals, rows_within_tolerance
+from dynalens.dynamics.targets import TOLERANCE, mean_errors, residuals, rows_within_tolerance
 from dynalens.dynamics.tolerance import checked_tolerance, for_each_target
 from dynalens.dynamics.units import changed_units, empty_units, kind_of
-from dynalens.dynamics.weighting import GROWTH, TOKEN_GROWTH, epoch_weight, unit_weight
+from dynalens.dynamics.weighting import GROWTH, TOKEN_GROWTH, epoch_weight, number_weight, unit_weight
 from dynalens.units import LABELS, MEANS, TARGETS, TOKEN_LABELS, TOKENS, UnitKind, UnitPresentation
 from dynalens.units.kinds import KIND, MEAN_LOSS
 
@@ -295,7 +295,8 @@ class TrainingDynamics:
         if kind is None:
             weight = epoch_weight(epoch, error=float((rows[MARGIN] <= 0).mean()))
         elif kind.name == TARGETS:
-            weight = unit_weight(epoch, error=mean_error(self._state, rows[ROWS:]))
+            error, constant_error = mean_errors(self._state, rows[ROWS:])
+            weight = number_weight(epoch, error=error, constant_error=constant_error)
         else:
             weight = unit_weight(epoch, growth=TOKEN_GROWTH if kind.name in (TOKENS, TOKEN_LABELS) else GROWTH)
         self._weight += weight

@@ -2,8 +2,8 @@
 
 `encoding` runs an encoder over a dataset, `storage` keeps the rows, `checks` takes embeddings as a user has them,
 `neighbours` finds the nearest samples, `probe` is a linear model that judges samples it was not fitted to, `evidence`
-puts both together, `several_labels` does so for samples with several labels, and `witness` is what they say.
-`prototypes` finds the samples that stand for a class.
+puts both together, and `witness` is what they say. `several_labels` and `numbers` do the same for samples with several
+labels and for a regression. `prototypes` finds the samples that stand for a class.
 """
 
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dynalens.embeddings.encoding import embed
     from dynalens.embeddings.evidence import embedding_evidence
     from dynalens.embeddings.neighbours import nearest, usable_rows
+    from dynalens.embeddings.numbers import number_evidence
     from dynalens.embeddings.prototypes import Representatives, mmd_critic
     from dynalens.embeddings.several_labels import label_evidence
 else:
@@ -27,6 +28,7 @@ else:
         evidence="embedding_evidence",
         several_labels="label_evidence",
         neighbours="nearest usable_rows",
+        numbers="number_evidence",
         prototypes="Representatives mmd_critic",
     )
 
@@ -41,6 +43,7 @@ __all__ = [
     "label_evidence",
     "mmd_critic",
     "nearest",
+    "number_evidence",
     "read_embeddings",
     "usable_rows",
 ]

@@ -23,7 +23,7 @@ Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Logistic regression, with the logits x W' + b.
+    """Logistic regression, with the logits x W' + b, or ridge regression, with these predictions.
 
     Attributes:
         weight: W, shape ``(K, D)``.
@@ -56,21 +56,34 @@ def label_loss(logits: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
     return losses[is_known].sum(), torch.where(is_known, logits.sigmoid() - bits, 0.0)
 
 
+def number_loss(predictions: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return half the sum of the squared residuals, and its gradient; numbers of NaN do not count.
+
+    Example:
+        >>> number_loss(torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, torch.nan]]))
+        (tensor(2.), tensor([[-2.,  0.]]))
+    """
+    residuals = torch.where(numbers.isnan(), 0.0, predictions - numbers)
+    return residuals.square().sum() / 2, residuals
+
+
 def out_of_fold(features: Tensor, targets: Tensor, loss: Loss) -> Tensor:
     """Return the logits of models that were fitted without the sample, shape ``(N, K)``, float32.
 
     The samples are divided into five parts at random (seed 0); a :class:`LinearProbe` is fitted to four of them and
     predicts the fifth. The features are standardised. Of penalties from 10 down by factors of the root of ten, the last
     before the loss of the first part rises is taken: features that say nothing of the labels end at the strongest,
-    which predicts how frequent the classes or labels are.
+    which predicts how frequent the classes or labels are, or the mean
+    of the numbers.
 
     Source: Northcutt, Jiang, Chuang, "Confident Learning", JAIR 2021, Section 3, on probabilities out of sample, in
     five parts. https://arxiv.org/abs/1911.00068
 
     Args:
         features: Shape ``(N, D)``, finite, N at least 2.
-        targets: Shape ``(N, K)``, float: one-hot classes, or 1 and 0 for labels.
-        loss: :func:`class_loss` or :func:`label_loss`.
+        targets: Shape ``(N, K)``, float: one-hot classes, 1 and 0 for labels, or numbers whose mean is 0 and whose
+            variance is 1.
+        loss: :func:`class_loss`, :func:`label_loss` or :func:`number_loss`.
     """
     x, variance = principal_components(features)
     folds = min(FOLDS, len(x))
@@ -120,7 +133,7 @@ def fit_probe(
     scale = (variance / targets.shape[1] + strength).rsqrt()  # about 1 / root of the curvature: the axes become alike
     x_scaled, penalty = x * scale, strength * scale**2
     weight = x.new_zeros(targets.shape[1], x.shape[1]) if start is None else start.weight / scale
-    bias = _frequency_bias(targets, loss) if start is None else start.bias.clone()
+    bias = _starting_bias(targets, loss) if start is None else start.bias.clone()
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=_ROUNDS, tolerance_grad=_TOLERANCE, line_search_fn="strong_wolfe"
     )
@@ -135,8 +148,10 @@ def fit_probe(
     return LinearProbe(weight * scale, bias.detach())
 
 
-def _frequency_bias(targets: Tensor, loss: Loss) -> Tensor:
-    """Return the bias of a model that knows about how frequent each class or label is."""
+def _starting_bias(targets: Tensor, loss: Loss) -> Tensor:
+    """Return the bias of a model that knows about how frequent each class or label is, or the mean of each number."""
+    if loss is number_loss:
+        return targets.nanmean(dim=0)
     bias = (targets.nansum(dim=0) + 1).log()
     return bias - ((1 - targets).nansum(dim=0) + 1).log() if loss is label_loss else bias
 

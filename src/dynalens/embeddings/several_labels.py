@@ -8,13 +8,11 @@ from torch import Tensor
 
 from dynalens.dynamics import Array
 from dynalens.embeddings.evidence import all_neighbours
-from dynalens.embeddings.probe import fit_probe, label_loss, out_of_fold
+from dynalens.embeddings.probe import label_loss, out_of_fold
+from dynalens.embeddings.stacking import STACKED, stacked_labels
 from dynalens.embeddings.witness import LabelEvidence
 
 _BLOCK = 2**24  # bits of neighbours held at a time, 16 MiB
-_MOST_MIXED = 2**20  # labels from which the shares of both models are learned: three numbers need no more
-_STACKED = 3  # these numbers
-_PENALTY = 1e-4  # on these three numbers, so that they are finite where the labels are predicted without a mistake
 
 
 def label_evidence(embeddings: Tensor, given: Array) -> LabelEvidence:
@@ -24,7 +22,8 @@ def label_evidence(embeddings: Tensor, given: Array) -> LabelEvidence:
     label and the fraction of the 50 nearest neighbours that have it. If :math:`n_k` of the m neighbours for which label
     k is known have it, as do a fraction :math:`\pi_k` of all samples, the neighbours give the label the probability
     :math:`(n_k + a\,\pi_k) / (m + a)` with :math:`a = \sqrt{50}`. How much each of both models counts is learned from
-    the labels: their log odds are the features of another logistic regression, with three numbers for all labels.
+    the labels: their log odds are the features of another logistic regression, with three numbers for all labels. A
+    model with a negative weight is left out.
 
     Source: Wolpert, "Stacked generalization", Neural Networks 1992, for the last step.
 
@@ -44,11 +43,11 @@ def label_evidence(embeddings: Tensor, given: Array) -> LabelEvidence:
     probe_log_odds = out_of_fold(x, targets, label_loss).cpu().double().numpy()
     frequency = _frequency(bits)
     neighbour_log_odds = _log_odds(neighbour_frequencies(all_neighbours(x), bits, frequency))
-    margins[rows] = as_given(stacked(probe_log_odds, neighbour_log_odds, bits), bits)
+    margins[rows] = as_given(stacked_labels(probe_log_odds, neighbour_log_odds, bits), bits)
     guess = LabelEvidence(as_given(_log_odds(frequency), bits), loss=0.0, entropy=0.0)
     evidence = LabelEvidence(margins, loss=0.0, entropy=-float(guess.margin.mean()))
     # The numbers were learned from the labels that they predict: Akaike 1974 adds one for each of them.
-    return replace(evidence, loss=_STACKED / int((bits >= 0).sum()) - float(np.nanmean(evidence.margin)))
+    return replace(evidence, loss=STACKED / int((bits >= 0).sum()) - float(np.nanmean(evidence.margin)))
 
 
 def neighbour_frequencies(neighbours: Array, bits: Array, frequency: Array) -> Array:
@@ -73,29 +72,6 @@ def neighbour_frequencies(neighbours: Array, bits: Array, frequency: Array) -> A
         count, known = (block_bits == 1).sum(axis=1), (block_bits >= 0).sum(axis=1)
         probabilities[start : start + size] = (count + weight * frequency) / (known + weight)
     return probabilities
-
-
-def stacked(first: Array, second: Array, bits: Array) -> Array:
-    """Return a + b * first + c * second, shape ``(N, K)``, with the a, b and c that predict the known bits best.
-
-    Args:
-        first: Shape ``(N, K)``, log odds of the labels by one model.
-        second: Shape ``(N, K)``, by another one.
-        bits: Shape ``(N, K)``, 1, 0, or -1 where not known.
-
-    Example:
-        >>> right, noise = np.array([[2.0], [2.0], [-2.0], [-2.0]]), np.array([[1.0], [-1.0], [1.0], [-1.0]])
-        >>> log_odds = stacked(right, noise, np.array([[1], [1], [0], [0]]))  # only the first one tells the bits
-        >>> bool(log_odds[0, 0] > 5), bool(abs(log_odds[0, 0] - log_odds[1, 0]) < 0.01)
-        (True, True)
-    """
-    features = torch.from_numpy(np.stack([first, second], axis=2).reshape(-1, 2)).float()
-    targets = torch.from_numpy(np.where(bits >= 0, bits, np.nan).reshape(-1, 1)).float()
-    chosen = torch.from_numpy(np.random.default_rng(0).permutation(len(features))[:_MOST_MIXED])
-    x = features[chosen]
-    model = fit_probe(x, x.square().mean(dim=0), targets[chosen], _PENALTY, loss=label_loss)
-    log_odds: Array = model.logits(features).double().numpy().reshape(bits.shape)
-    return log_odds
 
 
 def as_given(log_odds: Array, bits: Array) -> Array:

@@ -53,13 +53,17 @@ class EmbeddingEvidence:
 
 @dataclass(frozen=True)
 class LabelEvidence:
-    """What the embeddings of N samples with K labels each say about these labels, as :func:`label_evidence` returns it.
+    """What the embeddings of N samples with K labels, or numbers, each say about these.
+
+    :func:`label_evidence` and :func:`number_evidence` return it.
 
     Attributes:
-        margins: Shape ``(N, K)``, log odds that each label is as it was given; NaN where it is not known.
+        margins: Shape ``(N, K)``, log odds that each label is as it was given, or the log of the tolerance over the
+            residual of each number; NaN where it is not known.
         loss: Mean of -log p over the samples, in nats: p is the geometric mean of the probabilities that the labels of
-            the sample are as given. What was learned from the same labels is corrected for.
-        entropy: The same mean if only the frequency of each label is known.
+            the sample are as given, or of the closeness of its numbers. What was learned from the same labels is
+            corrected for.
+        entropy: The same mean if only the frequency of each label, or the median of each number, is known.
 
     Example:
         >>> evidence = LabelEvidence(np.array([[0.0, 0.0], [np.nan, 50.0]]), loss=0.35, entropy=0.7)

@@ -59,7 +59,12 @@ def check_statistics(arrays: Mapping[str, Array]) -> None:
     if "expected_entropy" in arrays:
         _check_kind("expected_entropy", arrays["expected_entropy"], num_samples)
     _check_units(arrays, num_samples)
-    for name, min_columns in (("mean_probabilities", 2), ("unit_margins", 2), ("unit_residuals", 1)):
+    for name, min_columns in (
+        ("mean_probabilities", 2),
+        ("unit_margins", 2),
+        ("unit_residuals", 1),
+        ("unit_targets", 1),
+    ):
         _check_each_class(name, arrays.get(name), num_samples, min_columns)
     _check_given(arrays)
     _check_ranges(arrays)
@@ -160,6 +165,8 @@ def _check_targets(arrays: Mapping[str, Array], num_samples: int) -> None:
     for name in _TARGETS[:-1]:
         _check_kind(name, arrays[name], num_samples, "f")
     _check_finite(arrays, _TARGETS[:-1])
+    if "unit_targets" in arrays and arrays["unit_targets"].shape != arrays["unit_residuals"].shape:
+        raise ValueError(f"unit_targets of shape {arrays['unit_targets'].shape} for unit_residuals of another one")
 
 
 def _check_given(arrays: Mapping[str, Array]) -> None:

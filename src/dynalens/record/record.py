@@ -103,7 +103,8 @@ class Record:
 
         If samples have several labels, each label is judged by both, and ``unit``, ``unit_margin``, ``label`` and
         ``suggested`` are about the label that both together doubt most
-        (:func:`~dynalens.suspicion.joined_labels`). The two scores are then left out.
+        (:func:`~dynalens.suspicion.joined_labels`). The numbers of a regression are judged by both as well
+        (:func:`~dynalens.suspicion.joined_numbers`). The two scores are then left out.
 
         Args:
             embeddings: Array or tensor ``(N, D)`` in the order of the dataset, for instance the result of
@@ -111,8 +112,7 @@ class Record:
                 an accelerator, the work is done there. None returns this record itself.
 
         Raises:
-            ValueError: If there are not N rows of finite numbers, or samples have a label for each token or pixel, or
-                numbers.
+            ValueError: If there are not N rows of finite numbers, or samples have a label for each token or pixel.
             ImportError: If there are more than 200,000 labelled samples and faiss is not installed.
         """
         from dynalens.embeddings import embedding_rows  # torch, which a record does without

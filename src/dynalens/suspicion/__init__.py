@@ -19,7 +19,7 @@ from dynalens.defaults import PRECISION
 from dynalens.deferred import deferred
 from dynalens.suspicion.comparison import compare_runs
 from dynalens.suspicion.dense import has_classes, is_dense, token_of, unit_words
-from dynalens.suspicion.labels_and_embeddings import joined_labels
+from dynalens.suspicion.labels_and_embeddings import joined_labels, joined_numbers
 from dynalens.suspicion.noise_rate import NoiseRate
 from dynalens.suspicion.rate_doubts import doubts
 from dynalens.suspicion.regression import label_word, target_words, words_of
@@ -60,6 +60,7 @@ __all__ = [
     "is_dense",
     "joined",
     "joined_labels",
+    "joined_numbers",
     "label_word",
     "named_targets",
     "neighbour_scores",

@@ -1,4 +1,4 @@
-"""Several labels of each sample, judged by the run and by embeddings that never saw them."""
+"""Several labels of each sample, or its numbers, judged by the run and by embeddings that never saw them."""
 
 import dataclasses
 
@@ -6,7 +6,10 @@ import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.dynamics.given_labels import worst_labels
+from dynalens.dynamics.tolerance import tolerance_of_targets
 from dynalens.embeddings import LabelEvidence
+from dynalens.suspicion.noise_rate import NoiseRate
+from dynalens.suspicion.regression import outlier_share
 from dynalens.suspicion.run_and_embeddings import embedding_weight, joint_rate
 from dynalens.suspicion.score import Assessment, assess, scaled_to_rate
 
@@ -36,19 +39,69 @@ def joined_labels(
     assert statistics.unit_margins is not None
     assert statistics.unit_given is not None
     weight, margins = embedding_weight(evidence, run_loss), statistics.unit_margins.astype(np.float64)
-    is_known = np.isfinite(margins) & np.isfinite(evidence.margins)
-    if 1 + weight == 1 or not is_known.any():  # so little that no number changes
+    if 1 + weight == 1 or not np.isfinite(evidence.margins).any():  # so little that no number changes
         return statistics, assessment
-    scale = margins[is_known].std() / max(float(evidence.margins[is_known].std()), np.finfo(float).tiny)
-    joint = np.where(is_known, (margins + weight * scale * evidence.margins) / (1 + weight), margins)
-    joined = _with_margins(statistics, joint)
+    joined = _with_margins(statistics, joint_margins(margins, evidence.margins, weight))
     rate = joint_rate(assessment.noise_rate, contradicted_share(evidence.margins, statistics.unit_given), weight)
-    joint_assessment = assess(joined)
-    was_seen = np.isfinite(joint_assessment.score)
-    score, p_wrong = np.full((2, len(joint)), np.nan)
-    score[was_seen], p_wrong[was_seen] = scaled_to_rate(joint_assessment.score[was_seen], rate.value)
-    return joined, dataclasses.replace(
-        joint_assessment, score=score, probability=p_wrong, suggested_probability=p_wrong, noise_rate=rate
+    return joined, with_rate(assess(joined), rate)
+
+
+def joined_numbers(
+    statistics: SampleStatistics, assessment: Assessment, evidence: LabelEvidence, run_loss: float
+) -> Assessment:
+    """Return how suspicious the samples of a regression are to run and embeddings.
+
+    The margin of a target is log(tolerance / mean absolute residual) in the run, and the same with the residual of what
+    the embeddings predict. Both are joined as in :func:`joined_labels`, and a sample is as suspicious as its smallest
+    joint margin. The noise rate is :func:`~dynalens.suspicion.run_and_embeddings.joint_rate` of the run's and the
+    fraction of samples that stand out of the residuals of the embeddings
+    (:func:`~dynalens.suspicion.regression.target_noise_rate`).
+
+    Args:
+        statistics: Of a regression.
+        assessment: What the run says.
+        evidence: What the embeddings say.
+        run_loss: Mean of -log p over the samples in the epoch that agrees best with the embeddings, with p the
+            closeness, in nats.
+    """
+    assert statistics.unit_residuals is not None
+    weight, tolerance = embedding_weight(evidence, run_loss), tolerance_of_targets(statistics)
+    if 1 + weight == 1 or not np.isfinite(evidence.margins).any():  # so little that no number changes
+        return assessment
+    smallest = np.finfo(np.float32).tiny
+    margins = np.log(tolerance) - np.log(np.maximum(statistics.unit_residuals.astype(np.float64), smallest))
+    joint = joint_margins(margins, evidence.margins, weight)
+    worst = np.where(np.isnan(joint), np.inf, joint).min(axis=1)
+    rate = joint_rate(assessment.noise_rate, outlier_share(np.exp(-evidence.margins)), weight)
+    return with_rate(assess(dataclasses.replace(statistics, unit_margin=worst)), rate)
+
+
+def joint_margins(run: Array, embeddings: Array, weight: float) -> Array:
+    """Return the mean of the margins of a run and of embeddings, ``(N, K)``, the run's alone where one is not known.
+
+    Args:
+        run: Shape ``(N, K)``, margins of the run.
+        embeddings: Shape ``(N, K)``, log odds by the embeddings, scaled to the standard deviation of the run's.
+        weight: Of the embeddings beside the run.
+
+    Example:
+        >>> joint_margins(np.array([[1.0, 3.0]]), np.array([[2.0, 6.0]]), weight=1.0)  # (1 + 2 / 2) / 2
+        array([[1., 3.]])
+    """
+    is_known = np.isfinite(run) & np.isfinite(embeddings)
+    if not is_known.any():
+        return run
+    scale = run[is_known].std() / max(float(embeddings[is_known].std()), np.finfo(float).tiny)
+    return np.where(is_known, (run + weight * scale * embeddings) / (1 + weight), run)
+
+
+def with_rate(assessment: Assessment, rate: NoiseRate) -> Assessment:
+    """Return the assessment of samples with several units with another noise rate, and probabilities as high."""
+    was_seen = np.isfinite(assessment.score)
+    score, p_wrong = np.full((2, len(was_seen)), np.nan)
+    score[was_seen], p_wrong[was_seen] = scaled_to_rate(assessment.score[was_seen], rate.value)
+    return dataclasses.replace(
+        assessment, score=score, probability=p_wrong, suggested_probability=p_wrong, noise_rate=rate
     )
 
 

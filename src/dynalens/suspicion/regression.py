@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dynalens.dynamics import SampleStatistics
+from dynalens.dynamics import Array, SampleStatistics
 from dynalens.suspicion.noise_rate import HIGHEST_RATE, NoiseRate, two_standard_errors
 
 OUTLIER_SCORE = 3.5
@@ -31,12 +31,27 @@ def target_noise_rate(statistics: SampleStatistics) -> NoiseRate:
     assert statistics.unit_residuals is not None
     assert statistics.unit_margin is not None
     residuals = statistics.unit_residuals.astype(np.float64)
+    value = min(HIGHEST_RATE, outlier_share(residuals))
+    high = max(value, float((statistics.unit_margin <= 0).mean()))
+    return NoiseRate(0.0, value, min(1.0, high + two_standard_errors(value, len(residuals))), alone=ORIGIN)
+
+
+def outlier_share(residuals: Array) -> float:
+    """Return the fraction of the samples of which a residual has a modified z-score above 3.5.
+
+    Args:
+        residuals: Shape ``(N, D)``, at least 0; NaN where a target is not known.
+
+    Example:
+        >>> outlier_share(np.array([[1.0], [1.0], [2.0], [6.0]]))  # the median is 1.5, and .6745 * 6 / 1.5 = 2.7
+        0.0
+        >>> outlier_share(np.array([[1.0], [1.0], [2.0], [8.0]]))
+        0.25
+    """
     is_known = ~np.isnan(residuals).all(axis=0)
     median_residual = np.nanmedian(residuals[:, is_known], axis=0)
     is_outlier = _NORMAL_QUARTILE * residuals[:, is_known] > OUTLIER_SCORE * median_residual
-    value = min(HIGHEST_RATE, float(is_outlier.any(axis=1).mean()))
-    high = max(value, float((statistics.unit_margin <= 0).mean()))
-    return NoiseRate(0.0, value, min(1.0, high + two_standard_errors(value, len(residuals))), alone=ORIGIN)
+    return float(is_outlier.any(axis=1).mean())
 
 
 def label_word(statistics: SampleStatistics) -> str:
