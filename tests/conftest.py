@@ -41,6 +41,11 @@ def pytest_collection() -> Generator[None, Any, Any]:
         gc.enable()
 
 
+def pytest_sessionfinish() -> None:
+    """What is imported for the summary looks for the objects that refer to its own, as Hypothesis does."""
+    gc.unfreeze()
+
+
 @pytest.fixture
 def drawn() -> None:
     """For a test that draws in a module whose others are `undrawn`."""
