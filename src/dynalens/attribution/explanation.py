@@ -201,6 +201,17 @@ def find_forward(
 
     Raises:
         ValueError: If no child or several of them give logits, or what gives them is no module.
+
+    Example:
+        >>> class Step(torch.nn.Module):
+        ...     def __init__(self) -> None:
+        ...         super().__init__()
+        ...         self.network = torch.nn.Flatten()
+        ...
+        ...     def forward(self, *, image: Tensor) -> Tensor:
+        ...         return self.network(image)
+        >>> find_forward(Step(), torch.ones(1, 1, 2, 2))
+        Flatten(start_dim=1, end_dim=-1)
     """
     path = tuple(network or ())
     if path[:1] == ("",) and len(path) > 1:  # `forward` ends before the logits

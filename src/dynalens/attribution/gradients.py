@@ -321,10 +321,12 @@ def completeness_gap(
         ValueError: As for :func:`integrated_gradients`, and if there is not one map for each image.
 
     Example:
-        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))
-        >>> image, target = torch.full((1, 1, 1, 2), 5.0), torch.tensor([0])
-        >>> completeness_gap(model, image, target, integrated_gradients(model, image, target)).abs() < 1e-5
-        tensor([True])
+        >>> def cube(x: Tensor) -> Tensor:
+        ...     return torch.stack([x.flatten() ** 3, x.flatten()], dim=1)
+        >>> model, image, target = torch.nn.Identity(), torch.full((1, 1, 1, 1), 2.0), torch.tensor([0])
+        >>> maps = integrated_gradients(model, image, target, forward=cube, steps=1)
+        >>> completeness_gap(model, image, target, maps, forward=cube)  # 2 * 3 * 1^2 in the middle, instead of 2^3
+        tensor([-2.])
     """
     if len(maps) != len(images):
         raise ValueError(

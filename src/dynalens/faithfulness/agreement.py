@@ -155,6 +155,12 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
 
     Parameters that no layer initialises, for instance embeddings of positions, are drawn from a normal distribution
     with standard deviation 0.02, as is usual for transformers.
+
+    Example:
+        >>> norm = torch.nn.LayerNorm(2)
+        >>> _ = torch.nn.init.constant_(norm.weight, 5.0)
+        >>> randomised(norm).weight.tolist(), norm.weight.tolist()  # a layer norm begins with ones
+        ([1.0, 1.0], [5.0, 5.0])
     """
     random_model = copy.deepcopy(model)
     for number, module in enumerate(random_model.modules()):

@@ -89,6 +89,12 @@ def rescaled(curves: Mapping[str, Curve], *, least_gap: float = _LEAST_GAP) -> d
     Args:
         curves: The result of :func:`faithfulness_curves`.
         least_gap: In [0, 1], see :func:`rescaled_curve`.
+
+    Example:
+        >>> fractions = torch.tensor([0.0, 0.5, 1.0])
+        >>> deletion = Curve(torch.tensor([[0.9, 0.5, 0.1]]), fractions, evaluations=3)
+        >>> rescaled({"deletion": deletion})["deletion"].values  # from the image to the baseline
+        tensor([[1.0000, 0.5000, 0.0000]])
     """
     rescaled = {}
     for name, curve in curves.items():

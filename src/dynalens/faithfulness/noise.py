@@ -13,7 +13,13 @@ Perturbation = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def gaussian_noise(standard_deviation: float = 0.1) -> Perturbation:
-    """Return a perturbation that draws each value from a normal distribution around 0."""
+    """Return a perturbation that draws each value from a normal distribution around 0.
+
+    Example:
+        >>> noise = gaussian_noise(0.1)(torch.zeros(10_000), torch.Generator().manual_seed(0))
+        >>> noise.std().round(decimals=2), noise.mean().abs() < 0.01
+        (tensor(0.1000), tensor(True))
+    """
 
     def draw(images: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randn(images.shape, generator=generator).to(images) * standard_deviation
@@ -22,7 +28,13 @@ def gaussian_noise(standard_deviation: float = 0.1) -> Perturbation:
 
 
 def uniform_noise(radius: float = 0.02) -> Perturbation:
-    """Return a perturbation that draws each value uniformly from [-radius, radius]."""
+    """Return a perturbation that draws each value uniformly from [-radius, radius].
+
+    Example:
+        >>> noise = uniform_noise(0.5)(torch.zeros(10_000), torch.Generator().manual_seed(0))
+        >>> noise.abs().max().round(decimals=2), (noise**2).mean().round(decimals=2)  # r, and r^2 / 3
+        (tensor(0.5000), tensor(0.0800))
+    """
 
     def draw(images: Tensor, generator: torch.Generator) -> Tensor:
         return (2 * torch.rand(images.shape, generator=generator) - 1).to(images) * radius

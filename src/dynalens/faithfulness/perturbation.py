@@ -48,7 +48,12 @@ def replaced_fractions(pixels: int, steps: int) -> Tensor:
 
 
 def check_baseline(baseline: Baseline) -> Baseline:
-    """Return ``baseline``, or raise a ValueError if it is none."""
+    """Return ``baseline``, or raise a ValueError if it is none.
+
+    Example:
+        >>> check_baseline("blur"), check_baseline(0)
+        ('blur', 0)
+    """
     number = isinstance(baseline, int) and not isinstance(baseline, bool)
     if number or isinstance(baseline, Tensor) or callable(baseline) or baseline in BASELINES:
         return baseline
@@ -219,6 +224,11 @@ def blurred(images: Tensor, sigma: float) -> Tensor:
     Args:
         images: Floating.
         sigma: Standard deviation in pixels; the kernel ends at three of them.
+
+    Example:
+        >>> image = torch.tensor([[[0.0, 0.0, 1.0, 0.0, 0.0]]])
+        >>> blurred(image, 1 / 3)  # weights e^-4.5, 1 and e^-4.5, scaled to the sum 1
+        tensor([[[0.0000, 0.0109, 0.9783, 0.0109, 0.0000]]])
     """
     sides: Sequence[int] = images.shape[2:]
     for dim, side in enumerate(sides, start=2):

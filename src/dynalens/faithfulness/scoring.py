@@ -173,7 +173,12 @@ def class_probabilities(logits: Tensor, *, independent: bool) -> Tensor:
 def class_logits(
     model: nn.Module | Forward, images: Tensor, *, forward: Forward | None = None, chunk_size: int | None = None
 ) -> Tensor:
-    """Return the logits (N, K), float32, of a model in evaluation mode; it is afterwards as it was."""
+    """Return the logits (N, K), float32, of a model in evaluation mode; it is afterwards as it was.
+
+    Example:
+        >>> class_logits(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout()), torch.tensor([[[[1.0, 3.0]]]]))
+        tensor([[1., 3.]])
+    """
     with scoring(model, images, forward=forward, chunk_size=chunk_size) as (scorer, x):
         return scorer.logits(x)
 

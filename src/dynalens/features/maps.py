@@ -45,7 +45,13 @@ def feature_maps(
 def layer_output(
     model: nn.Module, images: Tensor, layer: str, *, forward: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Return the output of a layer as :func:`feature_maps` does, whatever its shape."""
+    """Return the output of a layer as :func:`feature_maps` does, whatever its shape.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU())
+        >>> layer_output(model, torch.tensor([[[[-1.0, 2.0]]]]), "0"), layer_output(model, torch.ones(1, 1), "1")
+        (tensor([[-1.,  2.]]), tensor([[1.]]))
+    """
     module = module_named(model, layer, argument="layer")
     with undisturbed(model), captured_output(module) as capture, torch.no_grad():
         forward_of(model, forward)(images.clone().to(floating_dtype(model, images)))
