@@ -108,13 +108,13 @@ def _name_of(method: Any) -> str:
     )
 
 
-def _examples(packages: Sequence[str]) -> str:
+def _examples(keys: Sequence[str]) -> str:
     examples = {
         "neuron_selector": '"neuron_selector": 0, the index of a neuron in the output of `layer`',
         "low": '"low": -2.5, the lowest value that an input has',
         "high": '"high": 2.5, the highest one',
     }
-    return ", ".join(examples.get(key, f'"{key}": ...') for key in packages)
+    return ", ".join(examples.get(key, f'"{key}": ...') for key in keys)
 
 
 def is_adapted(name: str) -> bool:

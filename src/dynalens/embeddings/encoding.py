@@ -13,7 +13,7 @@ from dynalens.datasets import has_positions
 from dynalens.dynamics import Array
 from dynalens.embeddings.storage import EmbeddingFile
 from dynalens.keys import IMAGE_KEYS
-from dynalens.observation import floating_dtype, undisturbed
+from dynalens.observation import device_of, floating_dtype, undisturbed
 
 _TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 _IMAGE_DIMENSIONS = 3  # integers with at least three dimensions are pixels, with fewer they are tokens
@@ -120,7 +120,7 @@ def _vectors(
     part: Subset[Any], start: int, model: nn.Module, inputs: Callable[[Any], Any] | None, loading: dict[str, Any]
 ) -> Iterator[Array]:
     """Yield the checked vectors of each batch of a part of the dataset."""
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    device = device_of(model)
     if not len(part):
         return
     for batch in DataLoader(part, shuffle=False, **loading):

@@ -50,7 +50,7 @@ from dynalens.faithfulness import (
     runner_up,
 )
 from dynalens.notices import warn
-from dynalens.observation import is_tokens
+from dynalens.observation import device_of, is_tokens
 
 T = TypeVar("T")
 P = TypeVar("P", str, Method)
@@ -367,7 +367,7 @@ class Explainer:
 
 def _on_device_of(model: nn.Module, *tensors: Tensor) -> list[Tensor]:
     """Return the tensors on the device of the model."""
-    device = next((parameter.device for parameter in model.parameters()), tensors[0].device)
+    device = device_of(model, tensors[0])
     return [tensor.to(device) for tensor in tensors]
 
 

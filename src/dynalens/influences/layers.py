@@ -60,11 +60,11 @@ def trained_weights(logits: LastLayer, layers: Layers, inputs: Any) -> list[nn.P
 def loss_of_each(loss: Loss) -> Loss:
     """Return the loss (N,) of each sample, of one that sums over samples."""
 
-    def loss_of_each(logits: Tensor, labels: Tensor) -> Tensor:
+    def losses(logits: Tensor, labels: Tensor) -> Tensor:
         pairs = zip(torch.split(logits, 1), torch.split(labels, 1), strict=True)
         return torch.stack([loss(z, label) for z, label in pairs])
 
-    return loss_of_each
+    return losses
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:

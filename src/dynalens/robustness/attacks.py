@@ -124,9 +124,9 @@ def smallest_step(
         warnings.filterwarnings("ignore", module=r"captum\.")  # about gradients of the input, which it switches on
         change = _attack(attack, run, limits, iterations, seed)
         rows = [_smallest(run, row, change, furthest / _LEVELS) for row in torch.split(x, 1)]
-    steps, is_changed, predicted, changed_to = zip(*rows, strict=True)
+    steps, attacked, predicted, changed_to = zip(*rows, strict=True)
     return SmallestStep(
-        torch.tensor(steps, device=x.device), torch.cat(is_changed), torch.cat(predicted), torch.cat(changed_to)
+        torch.tensor(steps, device=x.device), torch.cat(attacked), torch.cat(predicted), torch.cat(changed_to)
     )
 
 
@@ -167,10 +167,10 @@ def _smallest(run: Forward, x: Tensor, change: Change, unit: float) -> tuple[flo
         classes, lambda image, level: change(image, level * unit, predicted), "level", 0, _LEVELS + 1, 1,
         mode="binary", correct_fn=lambda classes: bool((classes == predicted).all()),
     )  # fmt: skip
-    is_changed, level = search.evaluate(x)
-    if is_changed is None:
+    attacked, level = search.evaluate(x)
+    if attacked is None:
         return float("inf"), x, predicted, predicted
-    return level * unit, is_changed, predicted, classes(is_changed)
+    return level * unit, attacked, predicted, classes(attacked)
 
 
 def _clip(x: Tensor, limits: Bounds) -> Tensor:
