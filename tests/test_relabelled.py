@@ -70,6 +70,16 @@ def test_several_labels_keep_their_type_and_ignored_labels_their_value(labels: A
         RelabelledDataset([("x", labels)], {0: ("0 1", "1")})[0]
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [np.array([1, 0, 1], np.uint16), np.array([1, 0, 1], np.uint32), torch.tensor([1, 0, 1], dtype=torch.uint16)],
+)
+def test_several_labels_may_be_unsigned_numbers(labels: Any) -> None:
+    changed = RelabelledDataset([("x", labels)], {0: ("0 2", "1")})[0][1]
+    assert changed.dtype == labels.dtype
+    assert changed.tolist() == [0, 1, 0]
+
+
 def test_a_class_in_one_hot_form_is_replaced_in_one_hot_form() -> None:
     assert RelabelledDataset([("x", [0, 1, 0])], {0: (1, 2)})[0] == ("x", [0, 0, 1])
 

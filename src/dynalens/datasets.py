@@ -391,10 +391,10 @@ def _label_like(value: Any, label: int | str) -> Any:
 
 def _labels_like(value: Any, labels: Sequence[int]) -> Any:
     """Return 1 for these labels and 0 for the others, in the type of the value; what nobody gave stays as it is."""
-    values = torch.as_tensor(value)
-    bits = torch.zeros(values.numel(), dtype=values.dtype, device=values.device)
+    values = np.asarray(value.tolist() if isinstance(value, Tensor) else value)  # torch lacks operations of uint16
+    bits = np.zeros(values.size, values.dtype)
     bits[list(labels)] = 1
-    new_values = torch.where(values >= 0, bits.reshape(values.shape), values)  # labels may stand in a row, (1, K)
+    new_values = np.where(values >= 0, bits.reshape(values.shape), values)  # labels may stand in a row, (1, K)
     if isinstance(value, Tensor):
-        return new_values
-    return new_values.numpy() if isinstance(value, np.ndarray) else type(value)(new_values.tolist())
+        return torch.tensor(new_values.tolist(), dtype=value.dtype, device=value.device)
+    return new_values if isinstance(value, np.ndarray) else type(value)(new_values.tolist())
