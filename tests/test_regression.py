@@ -31,6 +31,7 @@ from dynalens.dynamics import Array
 from dynalens.dynamics.tolerance import default_tolerance
 from dynalens.embeddings import LabelEvidence
 from dynalens.record import read_arrays
+from dynalens.record.checks import check_statistics
 from dynalens.report import to_fiftyone, to_label_studio, write_report
 from dynalens.suspicion import compare_runs
 from dynalens.units import multi_label, regression
@@ -644,6 +645,13 @@ def test_embeddings_change_the_order_of_a_live_and_of_a_loaded_record(
     loaded = load_record(exchanged.record.folder).table(embeddings=vectors)
     np.testing.assert_allclose(loaded["score"].sort_index(), exchanged.table(embeddings=vectors)["score"].sort_index())
     np.testing.assert_array_equal(exchanged.table()["score"].sort_index(), table["score"])  # the run's own stays
+
+
+def test_targets_that_are_not_those_of_the_residuals_are_a_damaged_record(exchanged: TrainingDynamicsMonitor) -> None:
+    arrays = exchanged.statistics().arrays()
+    check_statistics(arrays)
+    with pytest.raises(ValueError, match=rf"^unit_targets of shape \({N}, 2\) for unit_residuals of another one$"):
+        check_statistics(arrays | {"unit_targets": np.zeros((N, 2), np.float32)})
 
 
 def test_a_resumed_fit_continues_the_record_of_a_regression(tmp_path: Path) -> None:

@@ -34,6 +34,14 @@ def number_evidence(embeddings: Tensor, targets: Array, tolerance: Array) -> Lab
 
     Raises:
         ImportError: If more than 200,000 samples have a known target and faiss is not installed.
+
+    Example:
+        >>> angle = torch.linspace(0, 6, 200)
+        >>> targets = 10 * angle.sin().double().numpy()[:, np.newaxis]
+        >>> targets[7] += 30
+        >>> evidence = number_evidence(torch.stack([angle.sin(), angle.cos()], dim=1), targets, np.array([10.0]))
+        >>> int(evidence.margins.argmin()), float(evidence.margins[7, 0].round(1))  # ln(10 / 30)
+        (7, -1.1)
     """
     rows = np.flatnonzero(np.isfinite(targets).any(axis=1))
     margins = np.full(targets.shape, np.nan)

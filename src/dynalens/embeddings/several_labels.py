@@ -33,6 +33,14 @@ def label_evidence(embeddings: Tensor, given: Array) -> LabelEvidence:
 
     Raises:
         ImportError: If more than 200,000 samples have a known label and faiss is not installed.
+
+    Example:
+        >>> angle = torch.linspace(0, 6, 200)
+        >>> given = (angle.sin() > 0).int().numpy()[:, np.newaxis]  # one label, which the embeddings tell
+        >>> given[50] = 1 - given[50]
+        >>> evidence = label_evidence(torch.stack([angle.sin(), angle.cos()], dim=1), given)
+        >>> int(evidence.margins.argmin()), bool(evidence.margins[50, 0] < 0)
+        (50, True)
     """
     rows = np.flatnonzero((given >= 0).any(axis=1))
     margins = np.full(given.shape, np.nan)

@@ -47,6 +47,10 @@ def doubted_labels(
         was_given: Shape ``(M,)``, bool, whether the sample has it: it is then extra, else missing.
         names: Name of each label, or None. Long names are cut as for :func:`class_pairs`.
         subtitle: Behind the title.
+
+    Example:
+        >>> doubted_labels(np.array([2, 2, 5]), np.array([True, False, True])).size  # rows 2 and 5, of 1 | 1 and 0 | 1
+        (350, 215)
     """
     all_labels, frequency = np.unique(labels, return_counts=True)
     shown = np.sort(all_labels[np.argsort(-frequency, kind="stable")[:MOST_CLASSES]])

@@ -34,6 +34,21 @@ def joined_labels(
         assessment: What the run says.
         evidence: What the embeddings say.
         run_loss: Mean of -log p over samples and labels in the epoch that agrees best with the embeddings, in nats.
+
+    Example:
+        >>> import torch
+        >>> from dynalens.dynamics import TrainingDynamics
+        >>> from dynalens.units import multi_label
+        >>> dynamics = TrainingDynamics(2)
+        >>> logits, bits = torch.tensor([[1.0, -3.0], [2.0, -3.0]]), torch.tensor([[1, 0], [1, 0]])
+        >>> dynamics.update_units([0, 1], multi_label(logits, bits))
+        >>> _ = dynamics.end_epoch(0)
+        >>> run, evidence = dynamics.compute(), LabelEvidence(np.array([[3.0, 3.0], [3.0, -3.0]]), 0.5, 1.0)
+        >>> joint, assessment = joined_labels(run, assess(run), evidence, run_loss=0.5)
+        >>> run.unit.tolist(), joint.unit.tolist()  # the embeddings contradict label 1 of the second sample
+        ([0, 0], [0, 1])
+        >>> int(assess(run).score.argmax()), int(assessment.score.argmax())
+        (0, 1)
     """
     assert statistics.unit is not None
     assert statistics.unit_margins is not None
@@ -63,6 +78,19 @@ def joined_numbers(
         evidence: What the embeddings say.
         run_loss: Mean of -log p over the samples in the epoch that agrees best with the embeddings, with p the
             closeness, in nats.
+
+    Example:
+        >>> import torch
+        >>> from dynalens.dynamics import TrainingDynamics
+        >>> from dynalens.units import regression
+        >>> residuals = torch.tensor([[1.0], [0.5], [0.25]])  # margins of 0, ln 2 and ln 4 with a tolerance of 1
+        >>> dynamics = TrainingDynamics(3, tolerance=1.0)
+        >>> dynamics.update_units([0, 1, 2], regression(residuals, torch.zeros(3, 1), residuals.square()))
+        >>> _ = dynamics.end_epoch(0)
+        >>> run, evidence = dynamics.compute(), LabelEvidence(np.array([[2.0], [1.0], [0.0]]), 0.5, 1.0)
+        >>> together = joined_numbers(run, assess(run), evidence, run_loss=0.5)
+        >>> int(assess(run).score.argmax()), int(together.score.argmax())
+        (0, 2)
     """
     assert statistics.unit_residuals is not None
     weight, tolerance = embedding_weight(evidence, run_loss), tolerance_of_targets(statistics)
