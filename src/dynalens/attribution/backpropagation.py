@@ -140,10 +140,14 @@ def guided_grad_cam(
     forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Return guided Grad-CAM: guided backpropagation multiplied by Grad-CAM at the size of the image.
+    r"""Return guided Grad-CAM: guided backpropagation multiplied by Grad-CAM at the size of the image.
 
-    Source: Selvaraju et al., "Grad-CAM", ICCV 2017, section 3.2. Grad-CAM is enlarged by linear interpolation, as in
-    the source. Captum's default is the nearest neighbour.
+    :math:`B_{ci}\, U(L)_i` for channel c and pixel i, where :math:`B` is the map of :func:`guided_backprop`, :math:`L`
+    the map of :func:`grad_cam`, and :math:`U` enlarges it to the size of the image by linear interpolation
+    (:func:`resize`).
+
+    Source: Selvaraju et al., "Grad-CAM", ICCV 2017, section 3.2, which interpolates in the same way. Captum's default
+    is the nearest pixel.
 
     Args:
         model: This and all arguments that are not listed here: see :func:`guided_backprop`.

@@ -10,9 +10,14 @@ Explain = Callable[[Tensor, Tensor], Tensor]
 
 
 def rank_correlation(maps: Tensor, others: Tensor) -> Tensor:
-    """Return Spearman's rank correlation of two maps of each image.
+    r"""Return Spearman's rank correlation of two maps of each image.
 
-    Pixels of equal relevance share the mean of their ranks.
+    :math:`\sum_i (r_i - \bar r)(s_i - \bar s) \big/ \sqrt{\sum_i (r_i - \bar r)^2 \sum_i (s_i - \bar s)^2}`, where
+    :math:`r_i` is the rank of pixel i in the first map, :math:`s_i` its rank in the second one, and :math:`\bar r` and
+    :math:`\bar s` are the mean ranks. Pixels of equal relevance share the mean of their ranks.
+
+    Source: Spearman, "The Proof and Measurement of Association between Two Things", American Journal of Psychology 15,
+    1904. Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3, compare maps with it.
 
     Args:
         maps: Shape ``(N, ...)``.
@@ -43,6 +48,12 @@ def attribution_drift(maps: Tensor, previous: Tensor) -> Tensor:
 
     1 means that the map has not changed its order, 0 that the new order has nothing to do with the old one. Arguments,
     values and errors are those of :func:`rank_correlation`.
+
+    Example:
+        Two pixels exchange the ranks 2 and 3: 1 - 6 (0 + 1 + 1) / (3 (9 - 1)).
+
+        >>> attribution_drift(torch.tensor([[0.1, 0.9, 0.4]]), previous=torch.tensor([[0.0, 0.2, 0.3]]))
+        tensor([0.5000])
     """
     return rank_correlation(maps, previous)
 
@@ -66,6 +77,13 @@ def class_sensitivity(explain: Explain, images: Tensor, targets: Tensor, other_t
 
     Raises:
         ValueError: If an other target is equal to the target.
+
+    Example:
+        The map of class 1 has the reverse order of the map of class 0.
+
+        >>> maps, label = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]]), torch.tensor([0])
+        >>> class_sensitivity(lambda images, targets: maps[targets], torch.zeros(1, 1, 3), label, label + 1)
+        tensor([-1.])
     """
     if bool((targets == other_targets).any()):
         raise ValueError(
@@ -133,11 +151,21 @@ def cascading_randomisation(
 ) -> dict[str, Tensor]:
     """Return the :func:`randomisation_check` after each layer, randomised one after another from the last to the first.
 
-    The layers that were randomised before stay random. Arguments are those of :func:`randomisation_check`.
+    The layers that were randomised before stay random. Arguments and source are those of :func:`randomisation_check`.
 
     Returns:
         For the name of each layer with weights, in the order of randomisation, the correlations, shape ``(N,)``,
         float32.
+
+    Example:
+        The map is the image times the weights of the layer norm, (9, 2, 3). The last layer does not change it. A new
+        layer norm has weights of 1, with which the map is (1, 2, 3): 1 - 6 (4 + 1 + 1) / (3 (9 - 1)).
+
+        >>> model = nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 2))
+        >>> _ = model[0].weight.data.copy_(torch.tensor([9.0, 1.0, 1.0]))
+        >>> image, target = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([0])
+        >>> cascading_randomisation(model, lambda model, images, targets: images * model[0].weight, image, target)
+        {'1': tensor([1.]), '0': tensor([-0.5000])}
     """
     original, random_model = explain(model, images, targets), copy.deepcopy(model)
     layers = [

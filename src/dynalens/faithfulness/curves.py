@@ -192,12 +192,13 @@ def deletion_curve(
     seed: int = 0,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Return the deletion curve: the target's probability while its most relevant pixels become the baseline.
+    r"""Return the deletion curve: the target's probability while its most relevant pixels become the baseline.
 
-    At step k the round(k * P / steps) most relevant of the P positions are replaced, in all channels at once. If the
-    map is faithful, the curve falls early.
+    :math:`c_k = p_y(x^{(k)})` for the steps k = 0, ..., S, where :math:`p_y` is the probability of the target y. In
+    :math:`x^{(k)}`, the round(k P / S) most relevant of the P positions show the baseline :math:`b`, in all channels at
+    once, and the other positions show the image :math:`x`. If the map is faithful, the curve falls early.
 
-    Source: Petsiuk et al., "RISE", BMVC 2018, section 4.2. Differs from the source: it fixes the number of steps, not
+    Source: Petsiuk et al., "RISE", BMVC 2018, section 4.2. Differs from the source: the number of steps is fixed, not
     the pixels per step. Both end points are included. A seeded permutation orders pixels of equal relevance. The
     baseline can be chosen, where the source replaces pixels by zero.
 
@@ -238,8 +239,8 @@ def insertion_curve(
 ) -> Tensor:
     """Return the insertion curve: the target's probability while its most relevant pixels are put into the baseline.
 
-    It is the counterpart of :func:`deletion_curve` and goes from the baseline to the image. If the map is faithful, the
-    curve rises early.
+    It is the counterpart of :func:`deletion_curve`, with image and baseline exchanged: it goes from the baseline to the
+    image. If the map is faithful, the curve rises early.
 
     Source: Petsiuk et al., "RISE", BMVC 2018, section 4.2, with the same differences as :func:`deletion_curve`.
 

@@ -36,19 +36,19 @@ def box_masks(boxes: Regions, size: Sequence[int]) -> Tensor:
 
 
 def pointing_game(maps: Tensor, regions: Regions, *, tolerance: int = 0) -> Tensor:
-    """Return 1 if the most relevant pixel lies in the region, else 0. Higher is better.
+    r"""Return 1 if the most relevant pixel lies in the region, else 0. Higher is better.
 
-    If several pixels have the largest relevance, it is the share of them that lie in the region: what is expected if
-    one of them is drawn at random.
+    :math:`|T \cap R| \,/\, |T|`, where :math:`T` are the pixels with the largest relevance of the map, usually one, and
+    :math:`R` are the pixels of the region, after it has grown by the tolerance. If there are several such pixels, this
+    is the expected value for one of them that is drawn at random.
 
-    Source: Zhang et al., "Top-down Neural Attention by Excitation Backprop", IJCV 2018, section 4.2. The source has a
-    tolerance of 15 pixels.
+    Source: Zhang et al., "Top-down Neural Attention by Excitation Backprop", IJCV 2018, section 4.2. Differs from the
+    source: the default tolerance is 0, there 15 pixels, and a region grows by a square, there by a circle.
 
     Args:
         maps: Shape ``(N, H, W)``, finite.
         regions: Masks ``(N, H, W)``, or boxes as :func:`box_masks` takes them.
-        tolerance: Number of pixels by which a region grows on each side. It grows by a square, in the source by a
-            circle.
+        tolerance: Number of pixels by which a region grows on each side.
 
     Returns:
         Shape ``(N,)``, float32, in [0, 1].
@@ -71,9 +71,14 @@ def pointing_game(maps: Tensor, regions: Regions, *, tolerance: int = 0) -> Tens
 
 
 def relevance_mass(maps: Tensor, regions: Regions) -> Tensor:
-    """Return the share of the positive relevance that lies in the region. Higher is better.
+    r"""Return the share of the positive relevance that lies in the region. Higher is better.
 
-    Source: Arras et al., "CLEVR-XAI", Information Fusion 2022, "relevance mass accuracy".
+    :math:`\sum_{i \in R} \max(A_i, 0) \big/ \sum_i \max(A_i, 0)`, where :math:`A_i` is the relevance of pixel i and
+    :math:`R` are the pixels of the region.
+
+    Source: Arras et al., "CLEVR-XAI", Information Fusion 81, 2022, the metric "relevance mass accuracy". Differs from
+    the source: the map has one relevance for each pixel, and its negative part counts as 0. The source compares several
+    ways to pool the channels of a map.
 
     Args:
         maps: Shape ``(N, H, W)``, finite.

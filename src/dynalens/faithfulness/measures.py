@@ -70,6 +70,20 @@ def measure(
         maps: Shape ``(N, *spatial)``. Pass those of :func:`random_ranking` to get the values of the random control.
         metrics: Names from ``METRICS``.
         regions: Masks of the object, shape ``(N, *spatial)``. Without them, the metrics of regions are ignored.
+
+    Raises:
+        ValueError: As for :func:`faithfulness_curves`, and if a name is unknown.
+
+    Example:
+        The probability of class 0 is sigmoid(5) until the pixel of 5 is replaced by 0, and then 0.5. The area of the
+        deletion curve is (0.9933 + 0.5) / 2 times 0.5, plus 0.5 times 0.5.
+
+        >>> import torch
+        >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
+        >>> image, target = torch.tensor([[[[0.0, 5.0]]]]), torch.tensor([0])
+        >>> settings, region = CurveSettings("zero", steps=2), torch.tensor([[[False, True]]])
+        >>> measure(score, image, target, image[:, 0], ["deletion", "pointing_game"], settings, regions=region).values
+        {'deletion': tensor([0.6233]), 'pointing_game': tensor([1.])}
     """
     names = check_metrics(metrics)
     curve_names = sorted({curve for name in names for curve in _NEEDS.get(name, ())})

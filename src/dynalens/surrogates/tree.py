@@ -46,13 +46,18 @@ def tree_surrogate(
     seed: int = 0,
     forward: Forward | None = None,
 ) -> TreeSurrogate:
-    """Return a decision tree that imitates a network: for rows of a table it predicts what the network predicts.
+    r"""Return a decision tree that imitates a network: for rows of a table it predicts what the network predicts.
 
-    The tree is fitted to three of four rows. The other rows show how often it agrees with the network, which is its
-    fidelity. The lower the fidelity, the less its rules say about the network. It costs one forward pass of the inputs.
+    The tree T is fitted to the classes :math:`\hat y_i = \arg\max_k z_k(x_i)` that the network predicts for three of
+    four rows, where :math:`x_i` is row i and :math:`z_k` the logit of class k. Its fidelity is
+    :math:`\frac{1}{|H|} \sum_{i \in H} [T(x_i) = \hat y_i]`, where :math:`H` are the other rows, which are held out,
+    and a bracket is 1 if the condition holds and else 0. The lower the fidelity, the less the rules of the tree say
+    about the network. It costs one forward pass of the inputs.
 
-    Source: global surrogates as in Molnar, "Interpretable Machine Learning", chapter "Global Surrogate". The tree is
-    scikit-learn's.
+    Source: Molnar, "Interpretable Machine Learning", chapter "Global Surrogate", for the procedure; Craven and Shavlik,
+    "Extracting Tree-Structured Representations of Trained Networks", NeurIPS 1995, for the fidelity. Differs from the
+    sources: the first one measures the fidelity by :math:`R^2`, which needs numbers instead of classes. The second one
+    also asks the network about rows that it draws itself. The tree is scikit-learn's ``DecisionTreeClassifier``.
 
     Args:
         model: Returns logits (N, K).
