@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 
 def check_positive(**arguments: int | None) -> None:
@@ -15,6 +16,21 @@ def check_positive(**arguments: int | None) -> None:
     for argument, value in arguments.items():
         if value is not None and value < 1:
             raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
+
+
+def check_any(images: Any) -> None:
+    """Raise a ValueError if a batch of images is empty.
+
+    Example:
+        >>> import torch
+        >>> check_any(torch.zeros(0, 3, 8, 8))
+        Traceback (most recent call last):
+        ValueError: Expected `images` to hold at least one image, got shape (0, 3, 8, 8). Leave empty batches out.
+    """
+    if not len(images):
+        raise ValueError(
+            f"Expected `images` to hold at least one image, got shape {tuple(images.shape)}. Leave empty batches out."
+        )
 
 
 def check_overhead(max_overhead: float | None) -> None:
@@ -40,6 +56,17 @@ def check_choice(argument: str, value: object, choices: Collection[str]) -> None
     if value not in choices:
         options = " or ".join(map(repr, choices)) if len(choices) == 2 else f"one of {', '.join(choices)}"
         raise ValueError(f"Expected `{argument}` to be {options}, got {value!r}. Choose one of them.")
+
+
+def check_x_axis(x_axis: str) -> str:
+    """Return what the horizontal axis of charts counts, or raise a ValueError if it is neither steps nor epochs.
+
+    Example:
+        >>> check_x_axis("epoch")
+        'epoch'
+    """
+    check_choice("x_axis", x_axis, ("step", "epoch"))
+    return x_axis
 
 
 def checked_names(argument: str, names: Sequence[str] | str, choices: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Subset
 
-from dynalens.datasets import check_labels, class_names, label_place, label_text, root_indices, sample_names, with_label
+from dynalens.datasets import (
+    check_labels,
+    class_names,
+    label_place,
+    label_text,
+    root_indices,
+    sample_names,
+    samples_at,
+    with_label,
+)
 from dynalens.keys import ANSWERS, DECISIONS, LABEL_KEYS
 from dynalens.notices import warn
 from dynalens.text import escaped, escaped_all, is_same_label, labels_in, plain
@@ -69,10 +78,9 @@ class DecidedDataset(Subset[Any]):
         return self._relabel(index, self.dataset[index])
 
     def __getitems__(self, positions: list[int]) -> list[Any]:
-        """Return several samples at once, as the original does if it can."""
+        """Return several samples, as :func:`dynalens.datasets.samples_at` reads them."""
         indices = [self.indices[position] for position in positions]
-        at_once = getattr(self.dataset, "__getitems__", None)
-        samples = at_once(indices) if at_once else [self.dataset[index] for index in indices]
+        samples = samples_at(self.dataset, indices)
         return [self._relabel(index, sample) for index, sample in zip(indices, samples, strict=True)]
 
     def _relabel(self, index: int, sample: Any) -> Any:

@@ -27,19 +27,11 @@ else:
         _OtherCallback = pl.Callback
     CallbackBase = type("CallbackBase", tuple(dict.fromkeys((pl.Callback, _OtherCallback))), {})
 
-X_AXES = ("step", "epoch")
 _FAILED: "weakref.WeakSet[Any]" = weakref.WeakSet()
 """Loggers that did not take numbers, which was said once."""
 _SHARDED = {"DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy"}
 
 Array = npt.NDArray[Any]
-
-
-def check_x_axis(x_axis: str) -> str:
-    """Return ``x_axis``, or raise a ValueError if it is neither "step" nor "epoch"."""
-    if x_axis not in X_AXES:
-        raise ValueError(f"Expected `x_axis` to be 'step' or 'epoch', got {x_axis!r}. Choose one of them.")
-    return x_axis
 
 
 def check_data_parallel(trainer: Any, asker: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dynalens.arguments import check_any
 from dynalens.attribution.overrides import captured_attention
 from dynalens.attribution.passes import Arrange, Forward, connected_logits, model_input
 from dynalens.observation import captured_outputs, forward_of, module_named, undisturbed, unwrap
@@ -176,10 +177,7 @@ class _Look:
 
 
 def _look(model: nn.Module, images: Tensor, forward: Forward | None) -> _Look:
-    if not len(images):
-        raise ValueError(
-            f"Expected `images` to hold at least one image, got shape {tuple(images.shape)}. Leave empty batches out."
-        )
+    check_any(images)
     run = forward_of(model, forward)
     x = model_input(model, images[:1]).clone().requires_grad_()
     with captured_outputs(model) as outputs:

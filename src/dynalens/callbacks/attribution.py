@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from dynalens.arguments import check_x_axis
 from dynalens.attribution import Method, resolved_methods
 from dynalens.callbacks.base import GuardedPictures, NamedCallback, Setting
 from dynalens.callbacks.tracked_samples import TrackedSamples
@@ -28,7 +29,6 @@ from dynalens.host import (
     announce,
     chart_layouts,
     check_whole_model,
-    check_x_axis,
     first_position,
     last_epoch,
     loader_at,

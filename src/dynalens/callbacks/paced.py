@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from dynalens.arguments import check_overhead, check_positive
+from dynalens.arguments import check_overhead, check_positive, check_x_axis
 from dynalens.callbacks.base import GuardedPictures
-from dynalens.host import Processes, announce, check_x_axis, log_step
+from dynalens.host import Processes, announce, log_step
 from dynalens.schedule import Schedule
 
 

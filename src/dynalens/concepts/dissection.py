@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dynalens.arguments import check_any
 from dynalens.dynamics import Array
 from dynalens.features import feature_maps
 from dynalens.observation import device_of
@@ -123,11 +124,7 @@ def check_masks(images: Tensor, masks: Mapping[str, Tensor], top: float) -> None
             f"Expected `top` in (0, 1), got {top}. Pass for instance 0.005, the value of the paper for large sets "
             "of images."
         )
-    if not len(images):
-        raise ValueError(
-            f"Expected `images` to hold at least one image, got shape {tuple(images.shape)}. Pass images that have "
-            "masks."
-        )
+    check_any(images)
     shape = (len(images), *images.shape[2:])
     shapes = {name: tuple(mask.shape) for name, mask in masks.items() if tuple(mask.shape) != shape}
     if shapes or not masks:

@@ -64,18 +64,17 @@ def bisected_curve(
     is above the tolerance are halved. A tolerance for each interval instead of their sum spends less on the roughest
     curves, where points help least. The host waits once for each round, of which there are about five.
     """
-    rows = torch.stack(end_values).cpu().tolist()
+    originals, replacements = torch.stack(end_values).cpu().tolist()
     curves = {
-        (name, i): _Points(*((x, b) if name == "deletion" else (b, x)), units)
+        (name, i): _Points(*((p_image, p_baseline) if name == "deletion" else (p_baseline, p_image)), units)
         for name in names
-        for i, (x, b) in enumerate(zip(*rows, strict=True))
+        for i, (p_image, p_baseline) in enumerate(zip(originals, replacements, strict=True))
     }
     counts_of = {key: points.start() for key, points in curves.items()}
     while any(counts_of.values()):
-        rows = [(i, count, name == "insertion") for (name, i), counts in counts_of.items() for count in counts]
-        scores = iter(
-            scorer.perturbed_probabilities(views, Jobs.from_rows(rows, targets.device), targets).cpu().tolist()
-        )
+        entries = [(i, count, name == "insertion") for (name, i), counts in counts_of.items() for count in counts]
+        jobs = Jobs.from_rows(entries, targets.device)
+        scores = iter(scorer.perturbed_probabilities(views, jobs, targets).cpu().tolist())
         for key, counts in counts_of.items():
             curves[key].add(counts, [next(scores) for _ in counts])
         counts_of = {key: curves[key].heavy_middles(tolerance) if counts else [] for key, counts in counts_of.items()}

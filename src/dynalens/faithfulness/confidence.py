@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dynalens.faithfulness.curves import check_finite, check_shapes
+from dynalens.faithfulness.checks import check_finite, check_shapes
 from dynalens.faithfulness.scoring import Forward, scoring
 
 
@@ -121,7 +121,5 @@ def masked_probabilities(
     low, high = maps.float().amin(axes, keepdim=True), maps.float().amax(axes, keepdim=True)
     unit_maps = torch.where(high > low, (maps - low) / (high - low), 1.0)
     with scoring(model, images, forward=forward, precision=precision, chunk_size=chunk_size) as (scorer, x):
-        p_masked = scorer.of_targets(x * unit_maps.unsqueeze(1).to(x), targets)
-        if logits is None:
-            return scorer.of_targets(x, targets), p_masked
-        return scorer.of_logits(logits).gather(1, targets.unsqueeze(1)).squeeze(1), p_masked
+        p_masked = scorer.target_probabilities(x * unit_maps.unsqueeze(1).to(x), targets)
+        return scorer.target_probabilities(x, targets, logits), p_masked

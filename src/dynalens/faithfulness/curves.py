@@ -1,6 +1,6 @@
 """Does a map name the pixels that the model uses? Deletion and insertion curves of Petsiuk et al. 2018."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dynalens.arguments import check_choice, check_positive, checked_names
 from dynalens.faithfulness.adaptive import bisected_curve
+from dynalens.faithfulness.checks import check_finite, check_scored, check_shapes
 from dynalens.faithfulness.perturbation import (
     Baseline,
     check_baseline,
@@ -175,7 +176,7 @@ def faithfulness_curves(
             curve_of = _fixed_curve(scorer, views, targets, end_values, units=units, names=names, steps=settings.steps)
     check_finite(maps)  # only now: it waits for the device
     if not images.is_floating_point():
-        _check_scored(curve_of.values())
+        check_scored(curve.values for curve in curve_of.values())
     return curve_of
 
 
@@ -310,25 +311,6 @@ def area_under_curve(curves: Tensor, fractions: Tensor) -> Tensor:
     return torch.trapezoid(curves, fractions.to(curves), dim=-1)
 
 
-def check_shapes(images: Tensor, targets: Tensor, maps: Tensor) -> None:
-    """Raise a ValueError if the shapes do not belong together."""
-    if images.ndim < 3 or maps.shape != (len(images), *images.shape[2:]) or targets.shape != images.shape[:1]:
-        raise ValueError(
-            "Expected `images` (N, C, *spatial), `targets` (N,) and `maps` (N, *spatial), got "
-            f"{tuple(images.shape)}, {tuple(targets.shape)} and {tuple(maps.shape)}. "
-            "Bring maps to that form with `reduce_channels` and `resize`."
-        )
-
-
-def check_finite(maps: Tensor) -> None:
-    """Raise a ValueError if a map has no order of pixels."""
-    if not bool(maps.isfinite().all()):
-        raise ValueError(
-            "Expected `maps` to be finite, got NaN or infinity. Pixels cannot be ordered by such a map: look for "
-            "such numbers in the weights and the images."
-        )
-
-
 def _one_curve(
     model: nn.Module | Forward,
     images: Tensor,
@@ -349,24 +331,13 @@ def _one_curve(
     return faithfulness_curves(model, images, targets, maps, settings, metrics=(metric,))[metric].values
 
 
-def _check_scored(curves: Iterable[Curve]) -> None:
-    """Raise a ValueError if a model of tokens has nothing to look at where all of them are replaced."""
-    if not all(bool(curve.values.isfinite().all()) for curve in curves):
-        raise ValueError(
-            "Expected finite probabilities while tokens are replaced, got NaN. Pass a `baseline` token that the model "
-            "does not mask out, as it does padding: that of the mask or of unknown words."
-        )
-
-
 def _end_values(scorer: Scorer, views: Perturbed, targets: Tensor, logits: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the probabilities (N,) of the originals and of what replaces them."""
     if len(views.replacement) == 1:
         p_replacement = scorer.probabilities(views.replacement).squeeze(0).index_select(0, targets)
     else:
-        p_replacement = scorer.of_targets(views.replacement, targets)
-    if logits is None:
-        return scorer.of_targets(views.originals, targets), p_replacement
-    return scorer.of_logits(logits).gather(1, targets.unsqueeze(1)).squeeze(1), p_replacement
+        p_replacement = scorer.target_probabilities(views.replacement, targets)
+    return scorer.target_probabilities(views.originals, targets, logits), p_replacement
 
 
 def _fixed_curve(

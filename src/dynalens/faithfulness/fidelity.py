@@ -115,14 +115,10 @@ class PerturbedLogits:
         generator = torch.Generator().manual_seed(seed)
         presence = torch.randint(0, 2, (samples, int(patch.max()) + 1), generator=generator)
         is_visible = presence[:, patch].to(images.device).bool()
-        rows = []
         with scoring(model, images, forward=forward, chunk_size=chunk_size) as (scorer, x):
             replacements = replacement(x, baseline).expand_as(x)
-            column = targets.unsqueeze(1)
-            for mask in is_visible:
-                logits = scorer.logits(torch.where(mask, x, replacements))
-                rows.append(logits.gather(1, column).squeeze(1))
-        return cls(presence.to(images.device).double(), torch.stack(rows, dim=1).double(), patch.to(images.device))
+            logits = [scorer.target_logits(torch.where(mask, x, replacements), targets) for mask in is_visible]
+        return cls(presence.to(images.device).double(), torch.stack(logits, dim=1).double(), patch.to(images.device))
 
     def fidelity(self, maps: Tensor) -> Tensor:
         """Return :func:`local_fidelity` of maps ``(N, *spatial)``."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.arguments import check_positive
-from dynalens.faithfulness.curves import check_finite
+from dynalens.faithfulness.checks import check_finite
 from dynalens.faithfulness.scoring import Forward, scoring
 
 Perturbation = Callable[[Tensor, torch.Generator], Tensor]
@@ -97,19 +97,19 @@ def infidelity(
         )
     check_finite(maps)
     draw, generator = perturb or gaussian_noise(), torch.Generator().manual_seed(seed)
-    predicted, real = [], []
+    sums, changes = [], []
     with scoring(model, images, forward=forward, chunk_size=chunk_size) as (scorer, x):
-        column = targets.unsqueeze(1)
-        original = scorer.logits(x).gather(1, column).squeeze(1)
+        original = scorer.target_logits(x, targets)
         for _ in range(samples):
             noise = draw(x, generator)
-            predicted.append((noise * maps.to(x)).flatten(1).sum(dim=1))
-            real.append(original - scorer.logits(x - noise).gather(1, column).squeeze(1))
-    a, b = torch.stack(predicted).float(), torch.stack(real)
+            sums.append((noise * maps.to(x)).flatten(1).sum(dim=1))
+            changes.append(original - scorer.target_logits(x - noise, targets))
+    predictions, logit_changes = torch.stack(sums).float(), torch.stack(changes)
     if normalize:
-        squares = (a * a).sum(dim=0)
-        a = a * torch.where(squares > 0, (a * b).sum(dim=0) / squares, 0.0)
-    return (a - b).square().mean(dim=0)
+        squares = (predictions * predictions).sum(dim=0)
+        factor = torch.where(squares > 0, (predictions * logit_changes).sum(dim=0) / squares, 0.0)
+        predictions = predictions * factor
+    return (predictions - logit_changes).square().mean(dim=0)
 
 
 def sensitivity_max(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dynalens.faithfulness.curves import check_finite, check_shapes
+from dynalens.faithfulness.checks import check_finite, check_shapes
 from dynalens.faithfulness.perturbation import Baseline, check_baseline, replacement, replacement_ranks
 
 Explain = Callable[[Tensor, Tensor], Tensor]

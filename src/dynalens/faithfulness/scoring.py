@@ -64,29 +64,32 @@ class Scorer:
         self._run, self._channels_last = run, channels_last
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return softmax probabilities (N, K), float32, of one chunk; sigmoid ones of several labels."""
-        return self.of_logits(self._logits(images))
+        """Return the probabilities (N, K), float32, of one chunk of images."""
+        return self._probabilities_of(self._logits(images))
 
-    def of_logits(self, logits: Tensor) -> Tensor:
-        """Return the same of logits that are known."""
-        return class_probabilities(logits, independent=isinstance(self._run, Independent))
-
-    def of_targets(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Return the probability (N,) of each image's target, whatever the number of images."""
+    def target_probabilities(self, images: Tensor, targets: Tensor, logits: Tensor | None = None) -> Tensor:
+        """Return the probability (N,) of each image's target; without a forward pass if the logits are passed."""
+        if logits is not None:
+            return class_values(self._probabilities_of(logits), targets)
         parts = zip(torch.split(images, self.chunk_size), torch.split(targets, self.chunk_size), strict=True)
-        return torch.cat([self.probabilities(x).gather(1, y.unsqueeze(1)) for x, y in parts]).squeeze(1)
+        return torch.cat([class_values(self.probabilities(x), y) for x, y in parts])
 
     def logits(self, images: Tensor) -> Tensor:
-        """Return logits (N, K), float32, whatever the number of images."""
+        """Return the logits (N, K), float32, of any number of images."""
         return torch.cat([two_class_logits(self._logits(x)).float() for x in torch.split(images, self.chunk_size)])
+
+    def target_logits(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the logit (N,), float32, of each image's target."""
+        return class_values(self.logits(images), targets)
 
     def perturbed_probabilities(self, views: "Perturbed", jobs: "Jobs", targets: Tensor) -> Tensor:
         """Return the probability (J,) of the target in each perturbed image."""
-        classes = targets.index_select(0, jobs.sample).unsqueeze(1)
-        scores = []
-        for part, y in zip(jobs.split(self.chunk_size), torch.split(classes, self.chunk_size), strict=True):
-            scores.append(self.probabilities(views.images(part)).gather(1, y))
-        return torch.cat(scores).squeeze(1)
+        classes = torch.split(targets.index_select(0, jobs.sample), self.chunk_size)
+        parts = zip(jobs.split(self.chunk_size), classes, strict=True)
+        return torch.cat([class_values(self.probabilities(views.images(part)), y) for part, y in parts])
+
+    def _probabilities_of(self, logits: Tensor) -> Tensor:
+        return class_probabilities(logits, independent=isinstance(self._run, Independent))
 
     def _logits(self, images: Tensor) -> Tensor:
         if not self._channels_last:
@@ -157,6 +160,11 @@ def with_channel(model: nn.Module | Forward, images: Tensor, forward: Forward | 
         return run(x.squeeze(1))
 
     return images.unsqueeze(1), Independent(without_channel) if isinstance(run, Independent) else without_channel
+
+
+def class_values(values: Tensor, classes: Tensor) -> Tensor:
+    """Return from each row of values (N, K) the value of its class, (N,)."""
+    return values.gather(1, classes.unsqueeze(1)).squeeze(1)
 
 
 def class_probabilities(logits: Tensor, *, independent: bool) -> Tensor:

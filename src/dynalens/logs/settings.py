@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dynalens.arguments import check_overhead, check_positive
-from dynalens.host import check_x_axis
+from dynalens.arguments import check_overhead, check_positive, check_x_axis
 from dynalens.logs.dynamics_pictures import FOLLOWED
 from dynalens.pictures import Decode
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dynalens.arguments import check_choice
+from dynalens.arguments import check_any, check_choice
 from dynalens.faithfulness import blurred, class_logits
 
 Forward = Callable[[Tensor], Tensor]
@@ -48,10 +48,7 @@ def bounds_of(images: Tensor, bounds: tuple[float, float] | None) -> Bounds:
                 "Pass (0, 1) for images that are not normalised."
             )
         return Bounds(images.new_tensor(low), images.new_tensor(high))
-    if not len(images):
-        raise ValueError(
-            f"Expected `images` to hold at least one image, got shape {tuple(images.shape)}. Leave empty batches out."
-        )
+    check_any(images)
     dims = (0, *range(2, images.ndim))
     return Bounds(images.amin(dim=dims, keepdim=True), images.amax(dim=dims, keepdim=True))
 

@@ -1,0 +1,28 @@
+"""Datasets that wrap a dataset, and what datasets and their samples say of labels and names."""
+
+from dynalens.datasets.labels import check_labels, label_place, label_text, with_label
+from dynalens.datasets.names import class_names, feature_names, hugging_face_label, root_indices, sample_names
+from dynalens.datasets.wrappers import (
+    IndexedDataset,
+    RelabelledDataset,
+    has_positions,
+    position_of,
+    samples_at,
+)
+
+__all__ = [
+    "IndexedDataset",
+    "RelabelledDataset",
+    "check_labels",
+    "class_names",
+    "feature_names",
+    "has_positions",
+    "hugging_face_label",
+    "label_place",
+    "label_text",
+    "position_of",
+    "root_indices",
+    "sample_names",
+    "samples_at",
+    "with_label",
+]
