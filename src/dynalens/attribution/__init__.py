@@ -1,8 +1,8 @@
 """Where a model looks: maps of relevance.
 
-``gradients``, ``cam``, ``backpropagation`` and ``rollout`` hold the methods, ``passes`` the score and its gradient
-that they are made of, ``layers`` the search for the target layer, ``captum`` the adapter, and ``explanation`` asks
-for several at once.
+``gradients``, ``cam``, ``gradient_free_cam``, ``backpropagation`` and ``rollout`` hold the methods. ``passes`` and
+``score`` compute the scores and gradients that the methods need, and ``layers`` finds the target layer. ``captum``,
+``zennit`` and ``lxt`` adapt methods of other libraries. ``explanation`` runs several methods at once.
 """
 
 from dynalens.attribution.backpropagation import deconvolution, guided_backprop, guided_grad_cam, rect_grad

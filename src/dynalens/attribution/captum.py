@@ -1,4 +1,4 @@
-"""Any attribution class of Captum as a method: ``captum:Occlusion`` and the like."""
+"""Attribution classes of Captum as methods, such as ``captum:Occlusion``."""
 
 import inspect
 import warnings
@@ -17,17 +17,18 @@ from dynalens.attribution.relevance import check_called_once, give_rules, is_a, 
 from dynalens.observation import LogitsModule, forward_of, module_named, out_of_place, seeded, undisturbed, unwrap
 
 PREFIX = "captum:"
-_AT_ONCE = 8  # images in one call; a method may make many copies of each, such as fifty steps
-# Their baselines are a sample of a distribution, not one for each image.
+_AT_ONCE = 8  # number of images in one call; a method may make many copies of each image, for instance fifty
+# The baselines of these classes are a sample of a distribution, not one baseline for each image.
 _DISTRIBUTION = ("GradientShap", "DeepLiftShap", "LayerGradientShap", "LayerDeepLiftShap")
 _OF_GRADIENTS = ("GradientAttribution", "NoiseTunnel", "NeuronAttribution")
 _SEVERAL_LAYERS = ("LayerGradientXActivation", "LayerIntegratedGradients", "LayerLRP")
-# It exchanges features between the images of a batch.
+# This class exchanges features between the images of a batch, so the batch must not be divided.
 _WHOLE_BATCH = ("FeaturePermutation",)
 _UNUSABLE = {
     "LimeBase": "its constructor needs functions",
-    "LayerFeaturePermutation": "it selects its target twice",  # seen in 0.9: "Output must be 2D"
+    "LayerFeaturePermutation": "it selects its target twice",  # Captum 0.9 raises "Output must be 2D"
 }
+# Parameters that users do not pass: `run` passes them, or they would change what Captum returns.
 _OURS = (
     "self", "model", "forward_func", "inputs", "target", "additional_forward_args", "return_convergence_delta", "args",
     "kwargs",
@@ -35,26 +36,28 @@ _OURS = (
 
 
 def captum_method(name: str) -> Callable[..., Tensor]:
-    """Return the function of ``captum:<Class>``: (model, images, targets, *, forward, ...) -> maps.
+    """Return the method ``captum:<Class>`` as a function (model, images, targets, *, forward, ...) -> maps.
 
-    Its further arguments are those of the class's constructor and of its ``attribute``; ``layer`` is a dotted name,
-    by default the layer that :func:`find_target_layer` finds, or for tokens :func:`find_embedding`.
-    LayerGradientXActivation, LayerIntegratedGradients and LayerLRP take a list of names, of layers that
-    do not depend on each other; their maps are added up.
-    "captum:NoiseTunnel" takes ``attribution_method``, the name of the class that it smooths. The Neuron classes take
-    ``neuron_selector``, the index of the neuron in the output of ``layer`` without the batch, and explain that neuron
-    whatever the target. Maps are what Captum returns, in float32; those of a layer with positions are brought to
-    (N, C, *spatial).
+    Its further arguments are those of the class's constructor and of its ``attribute``. Three of them differ:
 
-    LRP and LayerLRP have rules for layers that Captum has none for: epsilon for what reshapes, convolves or pools,
-    identity for norms and activations, as Captum's documentation has it for batch norm.
+    - ``layer`` is a dotted name. Default: the layer that :func:`find_target_layer` finds, for tokens
+      :func:`find_embedding`. LayerGradientXActivation, LayerIntegratedGradients and LayerLRP also take a list of names
+      of layers that do not depend on each other. Their maps are added up.
+    - ``attribution_method`` of "captum:NoiseTunnel" is the name of the class that it smooths.
+    - ``neuron_selector`` of the Neuron classes is the index of a neuron in the output of ``layer`` for one sample. They
+      explain this neuron and not the target.
 
-    Random numbers are drawn from the same seed in each call, and layers work out of place meanwhile. Gradients of a
-    float16 model are not scaled.
+    Maps are what Captum returns, in float32. Those of a layer with positions are brought to (N, C, *spatial).
+
+    For LRP and LayerLRP, layers for which Captum has no rule get one. It is the epsilon rule for layers that reshape,
+    convolve or pool, and the identity rule for norms and activations, as Captum's documentation advises for batch norm.
+
+    Random numbers are drawn from the same seed in each call. During the call, in-place layers work out of place.
+    Gradients of a float16 model are not scaled.
 
     Raises:
-        ValueError: If Captum is not installed, has no such class, its ``attribute`` explains no class of a model, or it
-            cannot explain this model, such as one that calls a layer twice.
+        ValueError: If Captum is not installed, has no such class, or its ``attribute`` explains no class of a model; or
+            if it cannot explain this model, for instance because the model calls a layer twice.
     """
     cls = _captum_class(name.removeprefix(PREFIX))
 
@@ -76,9 +79,9 @@ def captum_method(name: str) -> Callable[..., Tensor]:
         with undisturbed(model), seeded(), out_of_place(model), warnings.catch_warnings(), ExitStack() as stack:
             if images.is_floating_point() and is_a(cls, *_OF_GRADIENTS):
                 first_input = model_input(model, images[:1]).clone().requires_grad_()
-                _, way = uncut_graph(forward_of(model, forward), first_input, targets[:1])
-                stack.enter_context(way or nullcontext())
-            warnings.filterwarnings("ignore", module=r"captum\.")  # about the hooks and flags that it sets and removes
+                _, guard = uncut_graph(forward_of(model, forward), first_input, targets[:1])
+                stack.enter_context(guard or nullcontext())
+            warnings.filterwarnings("ignore", module=r"captum\.")  # about hooks and flags, which it also removes
             return check_finite(name, _attribution_maps(cls, model, images, targets, forward, chunk_size, arguments))
 
     in_attribute = inspect.signature(cls.attribute).parameters
@@ -92,7 +95,7 @@ def _captum_class(name: str) -> Any:
     with installed("Captum", PREFIX + name, "captum"):
         from captum import attr
     cls = getattr(attr, name, None)
-    reason = _why_not(cls, attr.Attribution)
+    reason = _obstacle(cls, attr.Attribution)
     if reason is not None:
         raise ValueError(
             f"Expected `{PREFIX}<Class>` to name a class of captum.attr with attribute(inputs, target=...), got "
@@ -101,8 +104,8 @@ def _captum_class(name: str) -> Any:
     return cls
 
 
-def _why_not(cls: Any, base: type) -> str | None:
-    """Return why a name in captum.attr is no method for classes of images, or None if it is one."""
+def _obstacle(cls: Any, base: type) -> str | None:
+    """Return why something in captum.attr cannot be used as a method, or None if it can."""
     if not inspect.isclass(cls) or not issubclass(cls, base):
         return "it is no attribution class"
     parameters = inspect.signature(cls.attribute).parameters if hasattr(cls, "attribute") else {}
@@ -130,7 +133,7 @@ def _attribution_maps(
     if is_a(cls, "LRP"):  # and LayerLRP
         names = tuple(layer_with_rule(model, x, name, forward=forward) for name in names)
         give_rules(cls, model, x, forward=forward)
-    attribution = _built(cls, LogitsModule(unwrap(model), forward_of(model, forward)), model, settings, names)
+    attribution = _instance(cls, LogitsModule(unwrap(model), forward_of(model, forward)), model, settings, names)
     size = len(x) if cls.__name__ in _WHOLE_BATCH else chunk_size or _AT_ONCE
     parts = []
     for rows in torch.split(torch.arange(len(x), device=x.device), size):
@@ -149,7 +152,7 @@ def _attribution_maps(
 
 
 def _call_arguments(cls: Any, settings: dict[str, Any], targets: Tensor, rows: Tensor) -> dict[str, Any]:
-    """Return what ``attribute`` takes beside the images, for these rows of the batch."""
+    """Return the arguments of ``attribute`` besides the images, for these rows of the batch."""
     constructor = inspect.signature(cls).parameters
     arguments = {
         key: value[rows] if _one_for_each(cls, key, value, len(targets)) else value
@@ -162,7 +165,7 @@ def _call_arguments(cls: Any, settings: dict[str, Any], targets: Tensor, rows: T
 
 
 def _layer_names(cls: Any, layers: Any) -> tuple[str, ...]:
-    """Return the layers by name: none, one, or where the class takes them several."""
+    """Return the names as a tuple: none, one, or several if the class takes several layers."""
     names = (layers,) if isinstance(layers, str) else tuple(layers or ())
     if not all(isinstance(name, str) for name in names) or (len(names) > 1 and cls.__name__ not in _SEVERAL_LAYERS):
         hint = f"; {', '.join(_SEVERAL_LAYERS)} take several" if cls.__name__ not in _SEVERAL_LAYERS else ""
@@ -175,7 +178,7 @@ def _layer_names(cls: Any, layers: Any) -> tuple[str, ...]:
 def _layers_to_explain(
     cls: Any, model: nn.Module, x: Tensor, settings: dict[str, Any], forward: Forward | None
 ) -> tuple[str, ...]:
-    """Return the names of the layers whose maps the class gives: those that are named, or one that fits the input."""
+    """Return the names of the layers that the class explains: those that the user named, or one that fits the input."""
     if "layer" not in inspect.signature(cls).parameters:
         return ()
     find = find_target_layer if x.is_floating_point() else find_embedding
@@ -183,7 +186,7 @@ def _layers_to_explain(
 
 
 def _sum_over_layers(names: tuple[str, ...], maps: list[Tensor]) -> Tensor:
-    """Return the sum over layers, as contributions add up."""
+    """Return the sum of the layers' maps: the contributions of independent layers add up."""
     if len({layer_maps.shape for layer_maps in maps}) > 1:
         shapes = ", ".join(f"{name} {tuple(layer_maps.shape)}" for name, layer_maps in zip(names, maps, strict=True))
         raise ValueError(
@@ -194,13 +197,14 @@ def _sum_over_layers(names: tuple[str, ...], maps: list[Tensor]) -> Tensor:
 
 
 def _captum_argument(value: Any, x: Tensor) -> Any:
-    """Return an argument as Captum wants it: a tensor on the device of the images, a tuple for YAML's list."""
+    """Return an argument in Captum's form: tensors on the device of the images, and tuples instead of YAML's lists."""
     if isinstance(value, Tensor):
         return value.to(x.device)
     return tuple(_captum_argument(part, x) for part in value) if isinstance(value, (list, tuple)) else value
 
 
-def _built(cls: Any, logits: nn.Module, model: nn.Module, settings: dict[str, Any], names: tuple[str, ...]) -> Any:
+def _instance(cls: Any, logits: nn.Module, model: nn.Module, settings: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """Return an instance of the class, made with those of the settings that its constructor takes."""
     init_arguments = {key: value for key, value in settings.items() if key in inspect.signature(cls).parameters}
     if names:
         layers = [module_named(model, name, argument="layer") for name in names]
@@ -212,12 +216,14 @@ def _built(cls: Any, logits: nn.Module, model: nn.Module, settings: dict[str, An
 
 
 def _one_for_each(cls: Any, key: str, value: Any, images: int) -> bool:
+    """Return whether an argument has one entry for each image, and is divided like the images."""
     if key == "baselines" and cls.__name__ in _DISTRIBUTION:
         return False
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == images > 1
 
 
 def _maps_of(cls: Any, result: Any, images: int) -> Tensor:
+    """Return the maps in the result of ``attribute``, detached, or raise a ValueError if there is not one per image."""
     if isinstance(result, tuple) and len(result) == 1:
         result = result[0]
     if not isinstance(result, Tensor) or len(result) != images:

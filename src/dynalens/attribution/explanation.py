@@ -1,4 +1,4 @@
-"""Several methods at once, sharing what they can."""
+"""Several methods at once, which share forward and backward passes where they can."""
 
 import inspect
 from collections.abc import Sequence
@@ -103,7 +103,7 @@ def explain(
     """
     functions, arguments = check_methods(methods, method_args), method_args or {}
     if is_tokens(images):
-        arguments = _at_the_embedding(model, images, forward, functions, arguments)
+        arguments = _with_embedding(model, images, forward, functions, arguments)
     formulas = {name: ONE_PASS[name] for name in functions if name in ONE_PASS and not arguments.get(name)}
     check_images(images, targets) if formulas else check_targets(images, targets)
     check_positive(chunk_size=chunk_size)
@@ -124,15 +124,15 @@ def explain(
     return Explanation({name: maps[name] for name in functions}, logits, layer)
 
 
-def _at_the_embedding(
+def _with_embedding(
     model: nn.Module, tokens: Tensor, forward: Forward | None, functions: dict[str, Function], arguments: MethodArgs
 ) -> MethodArgs:
-    """Return the arguments with the embedding for each method that explains the output of a layer."""
-    blind = blind_to_tokens(functions)
-    if blind:
+    """Return the arguments of the methods, with the name of the embedding as ``at`` where a method needs it."""
+    blind_methods = blind_to_tokens(functions)
+    if blind_methods:
         raise ValueError(
             f"Expected `methods` for tokens {tuple(tokens.shape)}, {tokens.dtype}, to be among "
-            f"{', '.join(TOKEN_METHODS)}, captum:<Class> and callables, got {', '.join(blind)}. Tokens have no "
+            f"{', '.join(TOKEN_METHODS)}, captum:<Class> and callables, got {', '.join(blind_methods)}. Tokens have no "
             "feature maps: use a method that explains the output of their embedding."
         )
     names_without_layer = [name for name in functions if explains_outputs(name) and "at" not in arguments.get(name, {})]
@@ -161,6 +161,7 @@ def _run(
     common: dict[str, Any],
     own_arguments: dict[str, Any],
 ) -> Tensor:
+    """Return the maps of one method, detached and in float32, or raise a ValueError if they are not finite maps."""
     if name in BUILT_IN or is_adapted(name):
         own_arguments = {**common, **own_arguments}
         for argument in ("target_layer", "layer"):
@@ -187,20 +188,21 @@ def _logits(
 def find_forward(
     model: nn.Module, images: Tensor, *, dense: bool = False, network: Sequence[str | None] | None = None
 ) -> Forward:
-    """Return what gives logits: the model, or its only child that does where its ``forward`` takes no tensor.
+    """Return a callable(images) -> logits: the model, or a part of it if its ``forward`` does not take images.
 
-    It may have none of its own, or pass on keywords alone, as ``forward(**batch)``. If it was seen which modules give
-    the logits, these are taken instead of a child, and instead of a ``forward`` that ends before the logits.
+    This is so if the model has no ``forward``, or one that takes keywords only, such as ``forward(**batch)``. Then the
+    only child that returns logits is returned. If it is known from a training step which modules compute the logits,
+    these are returned instead, also if the model has a ``forward`` that ends before the logits.
 
     Args:
         model: The module.
         images: Some of its inputs.
-        dense: Whether it has logits for each token or pixel.
-        network: Dotted names of the modules that were seen to give the logits, one after another: "" is the model, None
-            what is no module. Default: nothing was seen.
+        dense: Whether the logits are those of each token or pixel.
+        network: Dotted names of the modules that compute the logits, one after another. "" is the model, and None
+            stands for a computation outside of modules. Default: this is not known.
 
     Raises:
-        ValueError: If no child or several of them give logits, or what gives them is no module.
+        ValueError: If no child or several of them return logits, or if a part of ``network`` is no module.
 
     Example:
         >>> class Step(torch.nn.Module):
@@ -234,7 +236,7 @@ def find_forward(
 
 
 def _one_after_another(model: nn.Module, path: Sequence[str | None]) -> Forward:
-    """Return what passes inputs through modules of a model."""
+    """Return a callable that passes inputs through these modules of a model, one after another."""
     if None in path:
         raise ValueError(
             f"Expected {type(model).__name__} to have a `forward` that returns the logits of its loss, got a training "
@@ -252,12 +254,12 @@ def _one_after_another(model: nn.Module, path: Sequence[str | None]) -> Forward:
 
 
 def _takes(model: nn.Module, x: Tensor) -> bool:
-    """Return whether the model's ``forward`` can be called with one tensor, as far as its signature tells."""
+    """Return whether the signature of the model's ``forward`` accepts one tensor."""
     try:
         inspect.signature(model.forward).bind(x)
     except TypeError:
         return False
-    except ValueError:  # there is no signature, so try it
+    except ValueError:  # it has no signature, so only a call can tell
         return True
     return True
 
@@ -265,7 +267,7 @@ def _takes(model: nn.Module, x: Tensor) -> bool:
 def _gives_logits(module: nn.Module, x: Tensor, *, dense: bool) -> bool:
     try:
         output = module(x)
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # a loss or a metric, say
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # it may be a loss or a metric
         return False
     output = unit_logits_in(output) if dense else logits_in(output)
     if not isinstance(output, Tensor) or (output.ndim > 2) != dense or not output.ndim:

@@ -1,4 +1,4 @@
-"""Where class activation maps look: the last layer with feature maps, of convolutions and of transformers."""
+"""The layer that class activation maps explain, and the layout of its output, for convolutions and transformers."""
 
 import math
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from dynalens.attribution.overrides import captured_attention
 from dynalens.attribution.passes import Arrange, Forward, connected_logits, model_input
 from dynalens.observation import captured_outputs, forward_of, module_named, undisturbed, unwrap
 
-# What keeps or shrinks a feature map without computing one.
+# Parts of the names of layers that pass a feature map on, or shrink it, without computing one.
 _PASSIVE = ("Pool", "Dropout", "Identity", "Flatten", "Upsample", "Pad", "Permute", "Softmax")
 _CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
-_MOST_PREFIX_TOKENS = 16
-_LISTED = 8
+_MOST_PREFIX_TOKENS = 16  # class and register tokens before the tokens of the patches
+_LISTED = 8  # number of layers that an error lists
 
 
 def find_target_layer(model: nn.Module, images: Tensor, *, forward: Forward | None = None) -> str:
@@ -92,12 +92,12 @@ def find_embedding(model: nn.Module, tokens: Tensor, *, forward: Forward | None 
 
 
 def arrangement(model: nn.Module, images: Tensor, name: str, *, forward: Forward | None = None) -> Arrange:
-    """Return what brings the named layer's output to (N, C, *spatial).
+    """Return a callable that brings the output of the named layer to (N, C, *spatial).
 
     Channels that come last are moved. Tokens (N, T, C) are laid out on the grid of the patches, without the class
-    and register tokens before them; to see this grid, the model runs once more, on the first image.
+    and register tokens before them. To find out the grid, the model runs once more, on the first image.
 
-    What is returned raises a ValueError where the output has no positions; it lists the layers that have.
+    The callable raises a ValueError if the output has no positions. The message lists layers whose output has some.
     """
     module = module_named(model, name)
     arranges: list[Arrange] = []
@@ -114,7 +114,7 @@ def arrangement(model: nn.Module, images: Tensor, name: str, *, forward: Forward
 def layer_and_arrangement(
     model: nn.Module, x: Tensor, target_layer: str | None, forward: Forward | None
 ) -> tuple[nn.Module, Arrange]:
-    """Return the target layer, which is searched if it has no name, and what brings its output to (N, C, *spatial)."""
+    """Return the target layer, and its :func:`arrangement`. Without a name, the layer is searched."""
     name = target_layer or find_target_layer(model, x, forward=forward)
     return module_named(model, name), arrangement(model, x, name, forward=forward)
 
@@ -137,7 +137,7 @@ def _arrangement_of(model: nn.Module, images: Tensor, name: str, forward: Forwar
 def token_layout(
     model: nn.Module, images: Tensor, number: int, *, forward: Forward | None = None
 ) -> tuple[Arrange, Tensor]:
-    """Return what lays (N, T, C) tokens out on the grid, and which of the T tokens the head reads, (T,) bool.
+    """Return a callable that lays tokens (N, T, C) out on the grid, and (T,) bool: which tokens the head reads.
 
     A token is read if the logits depend on its row of the last attention.
 
@@ -159,7 +159,7 @@ def token_layout(
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer that ran: its output for one image, and what makes feature maps of it, if anything does."""
+    """A layer that ran, its output for one image, and the callable that makes feature maps of it, or None."""
 
     name: str
     module: nn.Module
@@ -169,7 +169,7 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Look:
-    """One forward pass of one image: the layers in the order they finish, sizes of feature maps, and the logits."""
+    """One forward pass of one image: the layers in the order they finish, the sizes of feature maps, and the logits."""
 
     layers: list[_Layer]
     patches: list[tuple[int, ...]]
@@ -225,22 +225,26 @@ def _to_channels_first(output: Tensor) -> Tensor:
 
 
 def _channels_last(module: nn.Module, shape: torch.Size, image: torch.Size) -> bool:
-    """Return whether the last dimension holds the channels: by the layer's type, else by the image's proportions."""
+    """Return whether the last dimension holds the channels, by the layer's type or the proportions of the image."""
     if isinstance(module, _CHANNELS_FIRST):
         return False
     if isinstance(module, nn.LayerNorm):
-        return module.normalized_shape[-1] == shape[-1]  # else a subclass for channels that come first
+        return module.normalized_shape[-1] == shape[-1]  # if not, it is a subclass for channels that come first
     if len(image) == 3:  # a series: a block of a transformer has norms over the last dimension
         return any(isinstance(part, nn.LayerNorm) for part in module.modules())
     return len(image) == 4 and _distortion(shape[1:3], image) < _distortion(shape[2:], image)
 
 
 def _distortion(size: torch.Size, image: torch.Size) -> float:
+    """Return how far the ratio of two sides is from that of the image, as the absolute logarithm of their quotient."""
     return abs(math.log(size[0] / size[1] * image[3] / image[2]))
 
 
 def _tokens(number: int, image: torch.Size, patches: list[tuple[int, ...]]) -> Arrange | None:
-    """Return the layout of tokens: on the grid of the patches seen last, else on one of the image's proportions."""
+    """Return a callable that lays tokens out on a grid, or None if no grid fits their number.
+
+    It is the grid of the last feature map of a fitting size. If there is none, it has the proportions of the image.
+    """
     grids = [size for size in patches if 0 <= number - math.prod(size) <= _MOST_PREFIX_TOKENS]
     if grids:
         height, width = grids[-1]
@@ -258,7 +262,7 @@ def _tokens(number: int, image: torch.Size, patches: list[tuple[int, ...]]) -> A
 
 
 def _nan_gradients(logits: Tensor, outputs: list[Tensor]) -> list[Tensor | None]:
-    """Return for each output where the logits depend on it: NaN there, after a backward pass that starts with NaN."""
+    """Return the gradient at each output when NaN is sent back: it is NaN where the logits depend on the output."""
     if not logits.requires_grad or not outputs:
         return [None] * len(outputs)
     differentiable = [output for output in outputs if output.requires_grad]
@@ -272,6 +276,7 @@ def _nan_gradients(logits: Tensor, outputs: list[Tensor]) -> list[Tensor | None]
 
 
 def _positions(gradient: Tensor) -> int:
+    """Return the number of positions of a map at which some channel is NaN."""
     return int(gradient.isnan().flatten(2).any(dim=1).sum())
 
 

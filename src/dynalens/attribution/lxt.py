@@ -18,18 +18,21 @@ from dynalens.observation import forward_of, undisturbed, unwrap
 LXT_PREFIX = "lxt:"
 _MAPS = ("attnLRP", "cp_LRP")
 _SAME_LOGITS = 1e-3
-"""Of the largest logit: far above the rounding of float32, far below a layer norm over several dimensions, which LXT
-takes over the last one."""
+"""Largest difference of logits that counts as rounding, as a fraction of the largest logit. LXT computes a layer norm
+over the last dimension only. If the model's norm is over several, the difference is far larger."""
 
 
 def lxt_method(name: str) -> Callable[..., Tensor]:
-    """Return the function of ``lxt:<map>``: (model, images, targets, *, forward, at, chunk_size) -> maps.
+    """Return the method ``lxt:<map>`` as a function (model, images, targets, *, forward, at, chunk_size) -> maps.
 
-    LXT puts a forward pass with other gradients in place of that of attention, normalisation and activations; with it,
-    input times gradient is the relevance by its rules. ``attnLRP`` are those of Achtibat et al., "AttnLRP", ICML 2024;
-    ``cp_LRP`` those of Ali et al., "XAI for Transformers", ICML 2022, which leave out queries and keys. They stand on
-    the classes of the process, ``torch.nn.LayerNorm`` among them, while the map is computed, and not afterwards. It
-    costs one forward and one backward pass, and one image more to compare the logits.
+    LXT replaces the forward pass of attention, normalisation and activations by one that has other gradients. With
+    these gradients, input times gradient is the relevance by LXT's rules. "attnLRP" has the rules of Achtibat et al.,
+    "AttnLRP", ICML 2024. "cp_LRP" has those of Ali et al., "XAI for Transformers", ICML 2022, which send no relevance
+    to queries and keys.
+
+    LXT changes classes, such as ``torch.nn.LayerNorm``, and so all models of the process. The changes are undone when
+    the map is computed. A map costs one forward and one backward pass, and two forward passes of one image, whose
+    logits with and without the rules are compared.
 
     Raises:
         ValueError: If LXT is not installed or cannot be imported, has no such map for the model, or changes its logits.
@@ -50,11 +53,11 @@ def lxt_method(name: str) -> Callable[..., Tensor]:
         rules = _rules(name, map_name, families, model)
         with undisturbed(model):
             with torch.no_grad():
-                x, logits = model_input(model, images[:1]), forward_of(model, forward)
-                logits_before = as_logits(logits(x), targets[:1])
+                x, run_model = model_input(model, images[:1]), forward_of(model, forward)
+                logits_before = as_logits(run_model(x), targets[:1])
             with _rules_in_place(name, rules):
                 with torch.no_grad():
-                    logits_after = as_logits(logits(x), targets[:1])
+                    logits_after = as_logits(run_model(x), targets[:1])
                 _check_logits(name, logits_before, logits_after)
                 maps = input_x_gradient(model, images, targets, forward=forward, at=at, chunk_size=chunk_size)
         return check_finite(name, maps)
@@ -63,7 +66,7 @@ def lxt_method(name: str) -> Callable[..., Tensor]:
 
 
 def _families(name: str) -> dict[str, ModuleType]:
-    """Return LXT's module of rules for each Python module with classes that it has rules for."""
+    """Return for each Python module whose classes LXT has rules for, LXT's module with these rules."""
     try:
         models = importlib.import_module("lxt.efficient.models")
     except ImportError as error:
@@ -81,18 +84,18 @@ def _families(name: str) -> dict[str, ModuleType]:
 
 
 def _rules(name: str, map_name: str, families: Mapping[str, ModuleType], model: nn.Module) -> Mapping[Any, Any]:
-    """Return what LXT puts in place of what, for the family of transformers that the model has parts of."""
+    """Return LXT's rules for the family of transformers that the model belongs to: patches of classes and modules."""
     sources = {type(module).__module__ for module in unwrap(model).modules()}
     parts = [part for source, part in families.items() if source in sources]
     if len(parts) != 1 or not hasattr(parts[0], map_name):
-        kind = f"{parts[0].__name__}, which has no such rules" if len(parts) == 1 else f"{len(parts)} of them"
+        kind = f"{parts[0].__name__}, which has no such rules" if len(parts) == 1 else f"parts of {len(parts)} of them"
         raise ValueError(
             f"Expected the model to have parts of one of {', '.join(families)} for {name}, got {kind}. Use "
             "integrated_gradients or gradient_rollout."
         )
     rules: Mapping[Any, Any] = getattr(parts[0], map_name)
     if any(getattr(patch, "func", patch).__name__ == "replace_module" for patch in rules.values()):
-        # A model that is trained has the classes of transformers already.
+        # Such rules replace classes. A model that exists already is made of the original ones.
         raise ValueError(
             f"Expected rules of LXT that can be applied to an existing model, got those of {parts[0].__name__}, which "
             "LXT applies before a model is made. Use integrated_gradients or gradient_rollout."
@@ -102,14 +105,14 @@ def _rules(name: str, map_name: str, families: Mapping[str, ModuleType], model: 
 
 @contextmanager
 def _rules_in_place(name: str, rules: Mapping[Any, Callable[[Any], bool]]) -> Iterator[None]:
-    """Let LXT's rules stand on the classes, and put back what was there, whatever happens."""
+    """Apply LXT's rules to the classes in the body of the ``with``. Afterwards undo them, also after an error."""
     originals = [(target, dict(vars(target))) for target in rules]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # LXT's own, of what is patched already: raised below
+            warnings.simplefilter("ignore")  # LXT warns of a class that is patched already; the error below says so
             for target, patch in rules.items():
                 if isinstance(getattr(target, "ALL_ATTENTION_FUNCTIONS", None), Mapping):
-                    # One object for all of transformers, in which cp_LRP would write.
+                    # cp_LRP would write into this object, which all of transformers shares.
                     target.ALL_ATTENTION_FUNCTIONS = dict(target.ALL_ATTENTION_FUNCTIONS.items())
                 if not patch(target):
                     raise ValueError(

@@ -1,4 +1,4 @@
-"""The methods by name, and what each of them takes."""
+"""The methods by name, and the check of what a user asks of them."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ ONE_PASS: dict[str, Formula] = {
     "input_x_gradient": lambda layer_pass: layer_pass.x * layer_pass.x_gradient,
     **CAM_FORMULAS,
 }
-"""What is computed from one shared pass when it is asked for without arguments of its own."""
+"""Methods that share one forward and one backward pass, unless they have arguments of their own."""
 
 TOKEN_METHODS = tuple(name for name, function in BUILT_IN.items() if "at" in inspect.signature(function).parameters)
 """Built-in methods that explain the output of a layer, such as the embedding of tokens, as well as the input."""
@@ -51,13 +51,13 @@ ADAPTED: dict[str, Callable[[str], Function]] = {
     ZENNIT_PREFIX: zennit_method,
     LXT_PREFIX: lxt_method,
 }
-"""What makes the function of a name that begins so, by another library."""
+"""For each prefix of a name, what returns the function of a method that another library computes."""
 
 _PASSED = ("model", "images", "targets", "forward")  # arguments that `explain` passes to every method
 
 
 def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | None = None) -> dict[str, Function]:
-    """Return each method's function by its name, in the order given.
+    """Return the function of each method by its name, in the order of ``methods``.
 
     Args:
         methods: Names of built-in methods, "captum:<Class>", "zennit:<Composite>", "lxt:<map>", or callables
@@ -65,7 +65,8 @@ def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | 
         method_args: For the name of a method, arguments of its function.
 
     Raises:
-        ValueError: If a name is unknown or comes twice, or a method does not take an argument; it lists what is known.
+        ValueError: If a name is unknown or comes twice, or a method does not take an argument. The message lists the
+            names or arguments that there are.
     """
     method_list = resolved_methods(methods)
     names = [method if isinstance(method, str) else _name_of(method) for method in method_list]
@@ -82,7 +83,7 @@ def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | 
 
 
 def resolved_methods(methods: Sequence[Method] | Method) -> tuple[Method, ...]:
-    """Return the methods as a tuple, the callables of dotted paths in place of these; other names as they are."""
+    """Return the methods as a tuple, in which each dotted path is replaced by the callable that it names."""
     entries = (methods,) if isinstance(methods, str) or callable(methods) else methods
     return tuple(method if isinstance(method, str) and is_adapted(method) else resolved(method) for method in entries)
 

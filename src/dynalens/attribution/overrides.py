@@ -1,6 +1,7 @@
-"""Functions of torch replaced for a while: the ReLU with another backward pass, and attention that shows its weights.
+"""Functions of torch, replaced for a while: ReLUs with another backward pass, and attention that shows its weights.
 
-A mode sees the call itself, so that it does not matter whether a model uses a module or a function, in place or not.
+A ``TorchFunctionMode`` sees each call of a function of torch. So it does not matter whether a model uses a module or a
+function, in place or not.
 """
 
 import math
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 ReluRule = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From the gradient at a ReLU's output, where the unit is active (bool) and the output: the gradient at its input."""
+"""(gradient at the output of a ReLU, whether each unit is active, output) -> gradient at its input."""
 
 _RELUS = (F.relu, torch.relu, Tensor.relu)
 _RELUS_IN_PLACE = (torch.relu_, Tensor.relu_)
@@ -27,7 +28,9 @@ _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 
 @contextmanager
 def modified_relu(rule: ReluRule) -> Iterator[list[int]]:
-    """Give every ReLU and ReLU6 called meanwhile this backward pass; yield a list that grows by one for each call.
+    """Give every ReLU and ReLU6 that is called in the body of the ``with`` this backward pass.
+
+    Yields a list that gets one entry for each call.
 
     Example:
         >>> x = torch.tensor([-1.0, 2.0], requires_grad=True)
@@ -51,10 +54,11 @@ def modified_relu(rule: ReluRule) -> Iterator[list[int]]:
 
 @contextmanager
 def captured_attention() -> Iterator[list[Tensor]]:
-    """Yield a list that fills with the weights of each attention called meanwhile, (..., T, S), with their graph.
+    """Yield a list that gets the weights of each attention in the body of the ``with``: (..., T, S), with their graph.
 
-    Seen are ``scaled_dot_product_attention``, computed by its formula so that weights exist, and any softmax over the
-    last dimension of three or four: the modules of torch, timm and transformers use one or the other.
+    Two kinds of calls count as attention: ``scaled_dot_product_attention``, which is replaced by its formula so that
+    the weights exist, and a softmax over the last dimension of three or four. The modules of torch, timm and
+    transformers call one or the other.
     """
     attention: list[Tensor] = []
 
@@ -65,7 +69,8 @@ def captured_attention() -> Iterator[list[Tensor]]:
             return weights @ value
         if func is F.multi_head_attention_forward:
             result, by_head = _module_attention(args, kwargs)
-            attention.append(by_head if by_head._base is None else by_head._base)  # the view has no part in the output
+            # Of a view, the output depends on the base alone.
+            attention.append(by_head if by_head._base is None else by_head._base)
             return result
         result = func(*args, **kwargs)
         if func in _SOFTMAX and result.ndim in (3, 4):
@@ -80,7 +85,7 @@ def captured_attention() -> Iterator[list[Tensor]]:
 
 @contextmanager
 def captured_joins() -> Iterator[list[str]]:
-    """Yield a list that fills with the names of functions that join two computed tensors, as sums and products do.
+    """Yield a list that gets the names of functions that join two computed tensors, such as sums and products.
 
     Example:
         >>> x = torch.ones(1, requires_grad=True) * 2
@@ -103,7 +108,7 @@ def captured_joins() -> Iterator[list[str]]:
 
 
 class _Replaced(TorchFunctionMode):
-    """Calls something in place of each function of torch: ``call(function, args, kwargs)``."""
+    """Calls ``call(function, args, kwargs)`` in place of each function of torch."""
 
     def __init__(self, call: Callable[[Any, Any, dict[str, Any]], Any]) -> None:
         super().__init__()
@@ -133,7 +138,7 @@ class _Rectified(torch.autograd.Function):
 
 
 def _relu_call(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Tensor, float, bool] | None:
-    """Return the input, the largest output and whether it works in place, if this is the call of a ReLU."""
+    """Return the input of a ReLU, its largest output and whether it works in place; None for other functions."""
     x: Tensor = args[0] if args else kwargs["input"]
     if func in _RELUS or func in _RELUS_IN_PLACE or func is F.relu6:
         in_place = func in _RELUS_IN_PLACE or bool(kwargs.get("inplace", args[1] if len(args) > 1 else False))
@@ -148,7 +153,10 @@ def _relu_call(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Tensor, fl
 
 
 def _module_attention(args: Any, kwargs: dict[str, Any]) -> tuple[Any, Tensor]:
-    """Return what ``nn.MultiheadAttention`` gets, and the weights of its heads, inside of which no mode sees."""
+    """Return the result for ``nn.MultiheadAttention``, and the weights of each head.
+
+    A mode does not see the calls within this function of torch, so it must return the weights itself.
+    """
     options = {"need_weights": True, "average_attn_weights": False}
     output, by_head = F.multi_head_attention_forward(*args, **{**kwargs, **options})
     assert by_head is not None

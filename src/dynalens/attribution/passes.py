@@ -28,7 +28,8 @@ Forward = Callable[[Tensor], Tensor]
 FEW, _MORE = 8, 16  # number of images in one pass: more are not faster on a CPU, and need more memory
 _SMALL = 2**14  # of images with at most this many numbers, _MORE share a pass
 _NOTHING = torch.empty(0)  # stands for results that no method needs
-# In float16, gradients below 6e-8 become 0 and above 65504 infinite. The largest scale without infinity is used.
+# In float16, gradients below 6e-8 become 0, and those above 65504 infinite. The largest scale that makes none infinite
+# is used.
 _SCALES = tuple(2.0**power for power in range(14, -19, -4))
 
 
