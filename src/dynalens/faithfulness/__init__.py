@@ -1,4 +1,4 @@
-"""Does a map name what the model uses? Curves, gains, controls, sanity checks and localisation."""
+"""Whether a map names what the model uses: curves, gains, controls, sanity checks and localisation."""
 
 from dynalens.faithfulness.agreement import (
     attribution_drift,

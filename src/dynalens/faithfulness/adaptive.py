@@ -1,4 +1,4 @@
-"""Points of a curve where it bends: fewer evaluations for the same area, with an estimate of its error."""
+"""Curves with more points where they bend, which gives the same area with fewer evaluations."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,20 +10,28 @@ from dynalens.faithfulness.scoring import Jobs, Perturbed, Scorer
 
 _FIRST_INTERVALS = 8
 _MOST_INTERVALS = 128
-"""Where a curve that never gets smooth is left as it is; its error estimate says so."""
+"""A curve with so many intervals is not refined further. The estimate of its error shows that it is rough."""
 
 
 class _Points:
-    """The points of one curve, ascending; intervals are halved until each is narrow or flat enough."""
+    """The points of one curve, in ascending order. Intervals are halved until each is narrow or flat enough.
+
+    Args:
+        first_value: Value of the curve where nothing is replaced.
+        last_value: Value where all units are replaced.
+        units: Number of units, which are pixels or patches.
+    """
 
     def __init__(self, first_value: float, last_value: float, units: int) -> None:
         self.counts, self.values, self.units = [0, units], [first_value, last_value], units
 
     def add(self, counts: Sequence[int], values: Sequence[float]) -> None:
+        """Add the values for these numbers of replaced units."""
         points = sorted([*zip(self.counts, self.values, strict=True), *zip(counts, values, strict=True)])
         self.counts, self.values = [count for count, _ in points], [value for _, value in points]
 
     def start(self) -> list[int]:
+        """Return the numbers of replaced units at the ends of eight equal intervals, without those that are there."""
         grid = {round(k * self.units / _FIRST_INTERVALS) for k in range(_FIRST_INTERVALS + 1)}
         return sorted(grid - set(self.counts))
 
@@ -58,11 +66,11 @@ def bisected_curve(
     names: Sequence[str],
     tolerance: float,
 ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """Return for each curve its values (N, M), fractions (N, M) and evaluations (N,).
+    """Return for each name the values (N, M), fractions (N, M) and evaluations (N,) of the N curves.
 
-    Each curve starts with eight equal intervals; then those whose |rise| x width, with some of their neighbours' rise,
-    is above the tolerance are halved. A tolerance for each interval instead of their sum spends less on the roughest
-    curves, where points help least. The host waits once for each round, of which there are about five.
+    Each curve starts with eight equal intervals. In each round, all intervals with a weight (:meth:`_Points.weights`)
+    above the tolerance are halved. The tolerance is for each interval and not for their sum. So fewer points are spent
+    on the roughest curves, where they help least. The host waits once per round, and there are about five rounds.
     """
     originals, replacements = torch.stack(end_values).cpu().tolist()
     curves = {
@@ -85,6 +93,7 @@ def bisected_curve(
 
 
 def _tensors(curves: Sequence[_Points], targets: Tensor, units: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values, fractions and evaluations; curves with fewer points than the others repeat their last one."""
     length = max((len(points.counts) for points in curves), default=2)
     values = [points.values + points.values[-1:] * (length - len(points.values)) for points in curves]
     counts = [points.counts + points.counts[-1:] * (length - len(points.counts)) for points in curves]

@@ -1,4 +1,4 @@
-"""Two maps of one image: do they agree where they should, and differ where they should?"""
+"""Whether two maps of one image agree where they should, and differ where they should."""
 
 import copy
 from collections.abc import Callable
@@ -214,11 +214,12 @@ def _randomise(module: nn.Module, seed: int) -> None:
 
 
 def _centred_ranks(maps: Tensor) -> Tensor:
+    """Return the ranks (N, P) of each map's pixels up to a common factor, minus their mean."""
     values = maps.detach().flatten(1).float().contiguous()
     sorted_values = values.sort(dim=1).values
     smaller = torch.searchsorted(sorted_values, values)
     not_larger = torch.searchsorted(sorted_values, values, right=True)
-    # Twice the mean rank, scaled to keep float32 exact enough for sums over a large picture.
+    # The mean rank over the number of pixels: in [0, 1], sums over a large picture stay exact enough in float32.
     ranks = (smaller + not_larger).float() / (2 * values.shape[1])
     ranks = torch.where(values.isnan().any(dim=1, keepdim=True), torch.nan, ranks)  # NaN has no rank
     return ranks - ranks.mean(dim=1, keepdim=True)

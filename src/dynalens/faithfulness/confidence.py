@@ -1,4 +1,4 @@
-"""How the class fares when the map is laid over the image: average drop and increase of confidence."""
+"""The target's probability in the image multiplied by its map: average drop and increase of confidence."""
 
 import torch
 from torch import Tensor, nn
@@ -94,12 +94,12 @@ def average_increase(
 
 
 def drop_of(p_image: Tensor, p_masked: Tensor) -> Tensor:
-    """Return :func:`average_drop` of probabilities that are known."""
+    """Return :func:`average_drop` from the probabilities for the image and for the image times its map."""
     return (p_image - p_masked).relu() / p_image.clamp(min=torch.finfo(p_image.dtype).tiny)
 
 
 def increase_of(p_image: Tensor, p_masked: Tensor) -> Tensor:
-    """Return :func:`average_increase` of probabilities that are known."""
+    """Return :func:`average_increase` from the probabilities for the image and for the image times its map."""
     return (p_masked > p_image).float()
 
 

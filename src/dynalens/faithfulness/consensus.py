@@ -66,13 +66,13 @@ def consensus_agreement(maps: Sequence[Tensor] | Tensor) -> Tensor:
         raise ValueError(
             f"Expected two or more sets of `maps` to compare, got {len(map_sets)}. Pass those of each run."
         )
-    consensus(map_sets)  # their shapes
+    consensus(map_sets)  # raises the error if their shapes differ
     means = [consensus(map_sets[:r] + map_sets[r + 1 :]) for r in range(len(map_sets))]
     return torch.stack([rank_correlation(run_maps, mean) for run_maps, mean in zip(map_sets, means, strict=True)])
 
 
 def normalised(maps: Tensor) -> Tensor:
-    """Return each map over its 2-norm, float32; a map of zeros stays so."""
+    """Return each map divided by its 2-norm, float32. A map of zeros stays zero."""
     maps = maps.detach().float()
     norms = maps.flatten(1).norm(dim=1).view(-1, *[1] * (maps.ndim - 1))
     return maps / torch.where(norms > 0, norms, 1)

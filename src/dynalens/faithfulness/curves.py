@@ -1,4 +1,4 @@
-"""Does a map name the pixels that the model uses? Deletion and insertion curves of Petsiuk et al. 2018."""
+"""Deletion and insertion curves of Petsiuk et al. 2018: whether a map names the pixels that the model uses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -321,12 +321,13 @@ def _one_curve(
     metric: str,
     least_first: bool,
 ) -> Tensor:
+    """Return the values (N, steps + 1) of one kind of curve."""
     if settings.steps == "auto":
         raise ValueError("Expected `steps` to be a number, got 'auto'. Call `faithfulness_curves` for such curves.")
     if least_first:
         check_shapes(images, targets, maps)
         check_finite(maps)
-        # The exact reverse, ties included, which the order of -maps would not be.
+        # The ranks give exactly the reverse order. The order of -maps would not: it has the same order of ties.
         maps = replacement_ranks(maps, patch_size=settings.patch_size, seed=settings.seed).float()
     return faithfulness_curves(model, images, targets, maps, settings, metrics=(metric,))[metric].values
 
@@ -350,22 +351,22 @@ def _fixed_curve(
     names: Sequence[str],
     steps: int,
 ) -> dict[str, Curve]:
+    """Return for each name the curves at a fixed number of steps. Equal numbers of replaced units are scored once."""
     counts, n, device = replaced_pixels(units, steps), len(targets), targets.device
-    inner = sorted(set(counts) - {0, units})
-    scores = torch.empty(n, len(names), len(inner), device=device)
-    if inner and n:
-        rows = [(i, count, name == "insertion") for i in range(n) for name in names for count in inner]
-        scores = scorer.perturbed_probabilities(views, Jobs.from_rows(rows, device), targets).view(
-            n, len(names), len(inner)
-        )
-    place = {0: 0, units: len(inner) + 1} | {count: i for i, count in enumerate(inner, start=1)}
-    points = [place[count] for count in counts]
-    fractions, evaluations = replaced_fractions(units, steps), torch.full((n,), len(inner))
+    inner_counts = sorted(set(counts) - {0, units})
+    scores = torch.empty(n, len(names), len(inner_counts), device=device)
+    if inner_counts and n:
+        entries = [(i, count, name == "insertion") for i in range(n) for name in names for count in inner_counts]
+        jobs = Jobs.from_rows(entries, device)
+        scores = scorer.perturbed_probabilities(views, jobs, targets).view(scores.shape)
+    column_of = {0: 0, units: len(inner_counts) + 1} | {count: i for i, count in enumerate(inner_counts, start=1)}
+    columns = [column_of[count] for count in counts]
+    fractions, evaluations = replaced_fractions(units, steps), torch.full((n,), len(inner_counts))
     curves = {}
     for number, name in enumerate(names):
         first_values, last_values = end_values if name == "deletion" else end_values[::-1]
         values = torch.cat([first_values.unsqueeze(1), scores[:, number], last_values.unsqueeze(1)], dim=1)
-        if len(points) > values.shape[1]:  # more steps than pixels: some repeat
-            values = values.index_select(1, torch.tensor(points).to(device, non_blocking=True))
+        if len(columns) > values.shape[1]:  # there are more steps than pixels, so values repeat
+            values = values.index_select(1, torch.tensor(columns).to(device, non_blocking=True))
         curves[name] = Curve(values, fractions, evaluations)
     return curves

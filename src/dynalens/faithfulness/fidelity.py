@@ -1,4 +1,4 @@
-"""Local fidelity: how far the sum of a map over what is left of an image foretells the logit."""
+"""Local fidelity: how well the sum of a map over the visible part of an image predicts the logit."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ from dynalens.faithfulness.perturbation import Baseline, replacement
 from dynalens.faithfulness.scoring import Forward, scoring
 
 _PARTS = 7
-"""Into how many parts a side is cut: 49 patches, about as many as LIME's superpixels."""
+"""Number of parts of each side. The 49 patches are about as many as LIME's superpixels."""
 _SAMPLES = 50
-"""Captum's default for LIME."""
+"""Number of perturbed copies of an image: Captum's default for LIME."""
 
 
 def patches(spatial: tuple[int, ...] | torch.Size, parts: int = _PARTS) -> Tensor:
@@ -85,12 +85,13 @@ def local_fidelity(
 
 
 class PerturbedLogits:
-    """Which patches were left in which perturbed image, and the logits; any number of maps are compared with them.
+    """The logits of perturbed copies of some images. The fidelity of any number of maps is computed from them.
 
     Args:
-        presence: Shape ``(S, P)``, in {0, 1}: the same for all images.
-        logits: Shape ``(N, S)``.
-        patch: Shape ``spatial``: the patch of each position.
+        presence: Shape ``(S, P)``: 1 if patch p is visible in copy s, 0 if it is replaced. It is the same for all
+            images.
+        logits: Shape ``(N, S)``: the target's logit for each copy.
+        patch: Shape ``spatial``: the number of the patch of each position.
     """
 
     def __init__(self, presence: Tensor, logits: Tensor, patch: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What a curve says beyond the model's confidence: gains over the reverse order, curves between their own ends."""
+"""Curves without the model's confidence: the gain over the reverse order, and curves rescaled between their ends."""
 
 from collections.abc import Mapping
 
@@ -52,7 +52,7 @@ def symmetric_relevance_gain(
 
 
 def gain_of(curves: Mapping[str, Curve]) -> Tensor:
-    """Return :func:`symmetric_relevance_gain` of curves that were measured already."""
+    """Return :func:`symmetric_relevance_gain` from the curves of :func:`faithfulness_curves`."""
     return curves["insertion"].areas - curves["deletion"].areas
 
 

@@ -1,4 +1,4 @@
-"""Maps against where the object is: the pointing game and the share of relevance inside."""
+"""Whether a map shows where the object is: the pointing game, and the share of relevance within the object."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ Regions = Tensor | Sequence[Tensor]
 
 
 def box_masks(boxes: Regions, size: Sequence[int]) -> Tensor:
-    """Return masks of the pixels inside any of an image's boxes.
+    """Return for each image the mask of the pixels that lie in one of its boxes.
 
     Args:
         boxes: For each image (x0, y0, x1, y1) in pixels, the far edges excluded: ``(N, 4)``, or N tensors ``(M, 4)``.

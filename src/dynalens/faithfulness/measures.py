@@ -1,4 +1,4 @@
-"""Metrics by name: everything that is asked for of one set of maps, from as few passes as it needs."""
+"""Metrics by name: several metrics of one set of maps, from as few forward passes as possible."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from dynalens.faithfulness.gains import gain_of, rescaled
 from dynalens.faithfulness.localisation import pointing_game, relevance_mass
 from dynalens.faithfulness.scoring import Forward
 
+# For each metric that is made of curves, the curves that it needs.
 _NEEDS = {
     "deletion": ("deletion",),
     "insertion": ("insertion",),
@@ -24,18 +25,18 @@ METRICS_OF_MAPS = ("class_sensitivity", "attribution_drift", "randomisation_chec
 METRICS_OF_REGIONS = ("pointing_game", "relevance_mass")
 METRICS_UNDER_NOISE = ("infidelity", "sensitivity", "local_fidelity")
 UNCONTROLLED = ("sensitivity", *METRICS_OF_MAPS)
-"""Metrics without a random control: a random ranking is the same for all images, classes and epochs."""
+"""Metrics without a random control. They compare maps with each other, and a random ranking does not depend on the
+image, the class or the epoch."""
 METRICS = (*_NEEDS, *_MASKED, *METRICS_UNDER_NOISE, *METRICS_OF_MAPS)
-"""All names but those that need masks. A random ranking is the control of all but "sensitivity" and those that compare
-maps with each other."""
+"""The names of all metrics that need no masks."""
 
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """What was measured of one map of each sample.
+    """The metrics of one map of each sample, as :func:`measure` returns them.
 
     Attributes:
-        curves: For each of deletion and insertion that a metric needs, the curve.
+        curves: The deletion and insertion curves that the metrics needed.
         values: For each metric, shape ``(N,)``.
     """
 
@@ -44,7 +45,7 @@ class Faithfulness:
 
 
 def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
-    """Return the names as a tuple, or raise a ValueError that lists the known ones."""
+    """Return the names as a tuple, or raise a ValueError that lists the names of all metrics."""
     return checked_names("metrics", metrics, METRICS + METRICS_OF_REGIONS)
 
 
@@ -92,7 +93,7 @@ def measure(
         curves = faithfulness_curves(
             model, images, targets, maps, settings, metrics=curve_names, forward=forward, logits=logits
         )
-    values = {name: _of_curves(name, curves) for name in names if name in _NEEDS}
+    values = {name: _curve_metric(name, curves) for name in names if name in _NEEDS}
     if any(name in _MASKED for name in names):
         p_image, p_masked = masked_probabilities(
             model, images, targets, maps, forward=forward, logits=logits, precision=settings.precision,
@@ -106,7 +107,8 @@ def measure(
     return Faithfulness(curves, values)
 
 
-def _of_curves(name: str, curves: dict[str, Curve]) -> Tensor:
+def _curve_metric(name: str, curves: dict[str, Curve]) -> Tensor:
+    """Return the metric of this name, (N,), from the curves that it needs."""
     if name == "symmetric_relevance_gain":
         return gain_of(curves)
     if name in curves:

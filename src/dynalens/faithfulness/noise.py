@@ -1,4 +1,4 @@
-"""What small perturbations say of a map: infidelity of its sum, sensitivity of the map itself."""
+"""Two metrics by random perturbations of the image: infidelity and maximum sensitivity."""
 
 from collections.abc import Callable
 

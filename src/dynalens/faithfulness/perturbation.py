@@ -14,7 +14,7 @@ Baseline = str | int | Tensor | Callable[[Tensor], Tensor]
 
 BASELINES = ("blur", "zero", "mean")
 _BLUR_FRACTION = 8
-"""The blur's standard deviation is the longest side over this; half a side is lost in it."""
+"""The standard deviation of the blur is the longest side divided by this number."""
 
 
 def replaced_pixels(pixels: int, steps: int) -> list[int]:
@@ -48,7 +48,7 @@ def replaced_fractions(pixels: int, steps: int) -> Tensor:
 
 
 def check_baseline(baseline: Baseline) -> Baseline:
-    """Return ``baseline``, or raise a ValueError if it is none.
+    """Return ``baseline``, or raise a ValueError if it cannot be a baseline.
 
     Example:
         >>> check_baseline("blur"), check_baseline(0)
@@ -86,7 +86,7 @@ def baseline_images(images: Tensor, baseline: Baseline) -> Tensor:
 
 
 def replacement(images: Tensor, baseline: Baseline) -> Tensor:
-    """Return :func:`baseline_images` of shape ``(1, C, *spatial)`` where all images share one."""
+    """Return :func:`baseline_images`, of shape ``(1, C, *spatial)`` if all images have the same baseline."""
     check_baseline(baseline)
     if isinstance(baseline, int):
         return torch.full_like(images[:1], baseline)
@@ -120,11 +120,11 @@ def _no_token(description: str) -> ValueError:
 
 
 def random_ranking(images: Tensor, seed: int = 0) -> Tensor:
-    """Return maps that rank the pixels of each image at random: what any faithful map must beat.
+    """Return maps that rank the pixels of each image at random. Any faithful map must beat them.
 
     Args:
-        images: Shape ``(N, C, *spatial)``, or tokens (N, T); only its shape and device matter.
-        seed: Seed of the rankings. That of the i-th image does not depend on how many there are.
+        images: Shape ``(N, C, *spatial)``, or tokens (N, T). Only the shape and the device matter.
+        seed: Seed of the rankings. The ranking of the i-th image does not depend on the number of images.
 
     Returns:
         Shape ``(N, *spatial)``, float32, without ties.
@@ -187,7 +187,7 @@ def patch_relevance(maps: Tensor, patch_size: int) -> Tensor:
 
 
 def replacement_ranks(maps: Tensor, *, patch_size: int = 1, seed: int = 0) -> Tensor:
-    """Return each pixel's place in the order of falling relevance; equal ones in a seeded order.
+    """Return the place of each pixel in the order of falling relevance. A seed orders pixels of equal relevance.
 
     Args:
         maps: Shape ``(N, *spatial)``.
@@ -195,7 +195,8 @@ def replacement_ranks(maps: Tensor, *, patch_size: int = 1, seed: int = 0) -> Te
         seed: Seed of the order of equal relevance.
 
     Returns:
-        Shape ``(N, *spatial)``, int64, in [0, P / patch_size**d): the pixels of a patch share a place.
+        Shape ``(N, *spatial)``, int64, in [0, P / patch_size**d) for P pixels in d dimensions. The pixels of a patch
+        share a place.
 
     Example:
         >>> replacement_ranks(torch.tensor([[5.0, 9.0, 1.0]]))
@@ -210,8 +211,10 @@ def replacement_ranks(maps: Tensor, *, patch_size: int = 1, seed: int = 0) -> Te
 
 
 def _places(relevance: Tensor, seed: int) -> Tensor:
+    """Return the place (N, P) of each unit in the order of falling relevance (N, P)."""
     units = relevance.shape[1]
-    # On the CPU, so that every device breaks ties alike; the same order for each sample, whatever its batch.
+    # It is drawn on the CPU, so that every device breaks ties in the same way. All samples have the same order of ties,
+    # so that it does not depend on the batch.
     permutation = torch.randperm(units, generator=torch.Generator().manual_seed(seed))
     permutation = permutation.to(relevance.device, non_blocking=True)
     order = permutation[relevance[:, permutation].argsort(dim=1, descending=True, stable=True)]
@@ -219,11 +222,11 @@ def _places(relevance: Tensor, seed: int) -> Tensor:
 
 
 def blurred(images: Tensor, sigma: float) -> Tensor:
-    """Return images (N, C, *spatial) after a Gaussian blur; edges are mirrored.
+    """Return images (N, C, *spatial) after a Gaussian blur with mirrored edges.
 
     Args:
         images: Floating.
-        sigma: Standard deviation in pixels; the kernel ends at three of them.
+        sigma: Standard deviation in pixels. The kernel ends at three standard deviations.
 
     Example:
         >>> image = torch.tensor([[[0.0, 0.0, 1.0, 0.0, 0.0]]])
@@ -232,7 +235,7 @@ def blurred(images: Tensor, sigma: float) -> Tensor:
     """
     sides: Sequence[int] = images.shape[2:]
     for dim, side in enumerate(sides, start=2):
-        radius = min(round(3 * sigma), side - 1)  # mirroring cannot reach further
+        radius = min(round(3 * sigma), side - 1)  # a mirrored edge has at most side - 1 pixels
         kernel = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]
         weight = torch.tensor([[[value / sum(kernel) for value in kernel]]], dtype=images.dtype)
         lines = images.movedim(dim, -1)

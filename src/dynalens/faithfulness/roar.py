@@ -1,4 +1,4 @@
-"""Remove and retrain: training sets without the pixels that a map names, or with them alone."""
+"""Remove and retrain: training sets without the pixels that a map names, or with these pixels only."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ class MaskedImages(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, folder: Path, fraction: float, *, keep: bool = False, baseline: Baseline | None = None) -> None:
         _check(fraction, baseline)
         self.fraction, self.keep, self.baseline = fraction, keep, baseline
-        # Mapped, not read: several of these sets share one file, also between the workers of a loader.
+        # Memory-mapped, so that several sets and all workers of a loader share one file.
         self._images, self._ranks = (np.load(folder / name, mmap_mode="r") for name in ("images.npy", "ranks.npy"))
         self._labels, self._mean = np.load(folder / "labels.npy"), torch.from_numpy(np.load(folder / "mean.npy"))
 
@@ -174,7 +174,7 @@ def _masked_copy(
     seed: int,
     batch_size: int,
 ) -> dict[float, MaskedImages]:
-    for fraction in fractions:  # before the maps, which take long
+    for fraction in fractions:  # before the maps are computed, which takes long
         _check(fraction, baseline)
     _write(dataset, explain, folder, seed=seed, batch_size=batch_size)
     return {fraction: MaskedImages(folder, fraction, keep=keep, baseline=baseline) for fraction in fractions}
@@ -190,6 +190,7 @@ def _check(fraction: float, baseline: Baseline | None) -> None:
 
 
 def _write(dataset: Any, explain: Explain, folder: Path, *, seed: int, batch_size: int) -> None:
+    """Write the images, their labels, the ranks of their pixels and the mean of each channel to files."""
     if not len(dataset):
         raise ValueError("Expected `dataset` to have samples, got 0 of them. Check its filter or path.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -217,6 +218,7 @@ def _new_file(path: Path, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> "np
 
 
 def _batches(dataset: Any, batch_size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield the position of the first sample, the images and the labels of each batch."""
     for start in range(0, len(dataset), batch_size):
         samples = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
         images = torch.stack([torch.as_tensor(sample[0]) for sample in samples])

@@ -1,4 +1,4 @@
-"""The probability of the target for many perturbed images: the only place that runs the model."""
+"""Probabilities and logits of many perturbed images. All metrics run the model through this module."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,11 +14,12 @@ Forward = Callable[[Tensor], Tensor]
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 _CHANNELS_LAST_FROM = 128 * 128
-"""Pixels from which a float32 convolution on a CPU gains by channels_last (1.0 times at 32 x 32, 1.3 at 224 x 224)."""
+"""Number of pixels from which a float32 convolution on a CPU is faster in the memory format channels_last: 1.0 times as
+fast for 32 x 32 pixels, 1.3 times for 224 x 224."""
 
 
 def chunk_size_for(images: Tensor) -> int:
-    """Return how many images a forward pass takes where nothing was said: few on a CPU, many where launches cost."""
+    """Return the default number of images in one forward pass: few on a CPU, many on devices where each pass costs."""
     elements = images[:1].numel()
     if images.device.type == "cpu":
         return max(8, min(32, 2**20 // max(1, elements)))
@@ -26,9 +27,10 @@ def chunk_size_for(images: Tensor) -> int:
 
 
 def in_channels_last(images: Tensor) -> Tensor:
-    """Return images (N, C, H, W) in that memory format; their strides say so for a single channel too.
+    """Return images (N, C, H, W) in the memory format channels_last.
 
-    There both formats are the same bytes, and `contiguous` leaves strides that convolutions take for the other one.
+    With one channel, both memory formats are the same bytes. Then ``contiguous`` changes nothing, and convolutions take
+    the strides for those of the other format. So the strides are set here.
     """
     n, channels, height, width = images.shape
     images = images.contiguous(memory_format=torch.channels_last)
@@ -36,7 +38,7 @@ def in_channels_last(images: Tensor) -> Tensor:
 
 
 class Independent:
-    """Logits of labels that are there or not, each with a probability of its own: the sigmoid of its logit.
+    """Marks a callable whose logits are those of independent labels. The probability of each is its logit's sigmoid.
 
     Args:
         run: Callable(images) -> logits (N, K).
@@ -51,12 +53,12 @@ class Independent:
 
 
 class Scorer:
-    """Runs the model on images in chunks and gives probabilities in float32.
+    """Runs the model on images in chunks, and returns probabilities and logits in float32.
 
     Args:
-        run: Callable(images) -> logits; of several labels for each sample an :class:`Independent`.
-        chunk_size: Images in one forward pass.
-        channels_last: Offer images in that memory format; a model that cannot read it gets them contiguous.
+        run: Callable(images) -> logits. If samples have several labels, it is an :class:`Independent`.
+        chunk_size: Number of images in one forward pass.
+        channels_last: Whether to pass images in this memory format. A model that fails with it gets contiguous images.
     """
 
     def __init__(self, run: Forward, chunk_size: int, *, channels_last: bool = False) -> None:
@@ -98,14 +100,20 @@ class Scorer:
             return checked_logits(self._run(in_channels_last(images)))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # such as a `view` that needs another layout; other errors come again below
+        except RuntimeError:  # for instance of a `view` that needs another layout; other errors are raised again below
             self._channels_last = False
             return checked_logits(self._run(images))
 
 
 @dataclass(frozen=True)
 class Jobs:
-    """Perturbed images to score: of which sample, how many units are replaced or put back, and which of the two."""
+    """J perturbed images to score. All three attributes have the shape ``(J,)`` and are int64.
+
+    Attributes:
+        sample: Position of the sample in the batch.
+        count: Number of units that are replaced by the baseline, or put back into it.
+        insert: 1 if units are put back, 0 if they are replaced.
+    """
 
     sample: Tensor
     count: Tensor
@@ -113,7 +121,7 @@ class Jobs:
 
     @classmethod
     def from_rows(cls, rows: Sequence[tuple[int, int, bool]], device: torch.device) -> "Jobs":
-        """Return jobs of (sample, count, insert), in one copy that nobody waits for."""
+        """Return jobs for rows (sample, count, insert). They are copied to the device at once, without waiting."""
         return cls(*torch.tensor(rows, dtype=torch.int64).to(device, non_blocking=True).unbind(dim=1))
 
     def split(self, size: int) -> "Iterator[Jobs]":
@@ -124,12 +132,12 @@ class Jobs:
 
 @dataclass(frozen=True)
 class Perturbed:
-    """Images in which the units of the lowest ranks are replaced, or in which they alone are left.
+    """What perturbed images are made of: the units of the lowest ranks are replaced, or they are the only ones left.
 
     Attributes:
-        originals: Shape ``(N, C, *spatial)``.
-        replacement: Shape of the images, or ``(1, C, *spatial)``.
-        ranks: Shape ``(N, *spatial)``.
+        originals: The images, shape ``(N, C, *spatial)``.
+        replacement: What replaced units show: the shape of the images, or ``(1, C, *spatial)``.
+        ranks: The place of each unit in the order of falling relevance, shape ``(N, *spatial)``.
     """
 
     originals: Tensor
@@ -140,18 +148,18 @@ class Perturbed:
         """Return one image for each job."""
         ranks = self.ranks.index_select(0, jobs.sample)
         column = (-1,) + (1,) * (ranks.ndim - 1)
-        # Deletion keeps the ranks from the count on, insertion those below it.
+        # Deletion leaves the ranks from the count on, insertion the ranks below it.
         is_original = (ranks < jobs.count.view(column)) == jobs.insert.view(column)
         originals = self.originals.index_select(0, jobs.sample)
         replacements = self.replacement if len(self.replacement) == 1 else self.replacement.index_select(0, jobs.sample)
         if not originals.is_floating_point():
             return torch.where(is_original.unsqueeze(1), originals, replacements)
-        # The same, five times faster on a processor, where `where` branches at each element; weights 0 and 1 are exact.
+        # With weights 0 and 1, this is exactly what `where` returns. It is five times faster on a CPU.
         return torch.lerp(replacements, originals, is_original.unsqueeze(1).to(originals))
 
 
 def with_channel(model: nn.Module | Forward, images: Tensor, forward: Forward | None) -> tuple[Tensor, Forward | None]:
-    """Return tokens (N, T) as (N, 1, T), and what runs the model on these; images as they are."""
+    """Return tokens (N, T) as (N, 1, T), with a callable that runs the model on them. Images stay as they are."""
     if not is_tokens(images):
         return images, forward
     run = forward or model
@@ -168,7 +176,7 @@ def class_values(values: Tensor, classes: Tensor) -> Tensor:
 
 
 def class_probabilities(logits: Tensor, *, independent: bool) -> Tensor:
-    """Return probabilities (N, K), float32: each label's own, or those of classes, which sum to 1.
+    """Return probabilities (N, K), float32: those of independent labels, or those of classes, which sum to 1.
 
     Example:
         >>> class_probabilities(torch.tensor([[0.0, 0.0]]), independent=True)
@@ -181,7 +189,7 @@ def class_probabilities(logits: Tensor, *, independent: bool) -> Tensor:
 def class_logits(
     model: nn.Module | Forward, images: Tensor, *, forward: Forward | None = None, chunk_size: int | None = None
 ) -> Tensor:
-    """Return the logits (N, K), float32, of a model in evaluation mode; it is afterwards as it was.
+    """Return the logits (N, K), float32, of a model in evaluation mode. The model is left as it was.
 
     Example:
         >>> class_logits(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout()), torch.tensor([[[[1.0, 3.0]]]]))
@@ -200,7 +208,10 @@ def scoring(
     precision: str = "float32",
     chunk_size: int | None = None,
 ) -> Iterator[tuple[Scorer, Tensor]]:
-    """Yield a scorer and the images in the model's dtype; the model is undisturbed and without gradients meanwhile."""
+    """Yield a scorer, and the images in the model's dtype. Meanwhile no gradients are computed.
+
+    The model runs in evaluation mode and is left as it was.
+    """
     guard: AbstractContextManager[None] = nullcontext()
     if isinstance(model, nn.Module):
         guard = undisturbed(model)
@@ -219,8 +230,9 @@ def _autocast(device: str, precision: str) -> Iterator[None]:
         yield
         return
     try:
-        # One context over all chunks: weights are cast once.
+        # One context for all chunks, so that weights are converted only once.
         with torch.autocast(device, dtype=getattr(torch, precision)):
             yield
     finally:
-        torch.clear_autocast_cache()  # its copies of the weights know no gradient
+        # Its copies of the weights have no graph, so a training step must not use them.
+        torch.clear_autocast_cache()
