@@ -1,4 +1,4 @@
-"""The checkpoints of a run, as Lightning's ``ModelCheckpoint`` writes them: weights, step and learning rate."""
+"""The checkpoints of a run that Lightning's ``ModelCheckpoint`` wrote: their weights, steps and learning rates."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ Checkpoints = str | Path | Sequence[str | Path]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one file says of a training.
+    """What one file holds.
 
     Attributes:
         path: The file.
-        weights: The module's ``state_dict``, on the CPU.
-        step: Optimizer steps until then.
-        learning_rate: Of the next step.
+        weights: The ``state_dict`` of the module, on the CPU.
+        step: Number of optimizer steps before the checkpoint.
+        learning_rate: Learning rate of the next step.
     """
 
     path: Path
@@ -29,10 +29,10 @@ class Checkpoint:
 
 
 def checkpoint_files(checkpoints: Checkpoints) -> list[Path]:
-    """Return the files of a folder, of its folder ``checkpoints``, or of a list.
+    """Return the checkpoint files in a folder and in its folder ``checkpoints``, or those of a list.
 
     Raises:
-        ValueError: If there are none, or one of a list is not there.
+        ValueError: If there are no files, or a file of the list does not exist.
     """
     if isinstance(checkpoints, (str, Path)):
         folder = Path(checkpoints)
@@ -40,28 +40,29 @@ def checkpoint_files(checkpoints: Checkpoints) -> list[Path]:
         files = [folder] if folder.is_file() else files
     else:
         files = [Path(checkpoint) for checkpoint in checkpoints]
-    strays = [str(path) for path in files if not path.is_file()]
-    if not files or strays:
+    missing_files = [str(path) for path in files if not path.is_file()]
+    if not files or missing_files:
+        problem = f"paths without a file, {', '.join(missing_files)}" if missing_files else f"no file in {checkpoints}"
         raise ValueError(
-            f"Expected `checkpoints` to be files of ModelCheckpoint or a folder of such, got {strays or checkpoints!r}"
-            f"{'' if strays else ' with none'}. Train with `ModelCheckpoint(save_top_k=-1)` and pass its `dirpath`."
+            f"Expected `checkpoints` to be files of ModelCheckpoint or a folder with such files, got {problem}. Train "
+            "with `ModelCheckpoint(save_top_k=-1)` and pass its `dirpath`."
         )
     return files
 
 
 def read_checkpoints(files: Sequence[Path], learning_rate: float | None) -> Iterator[Checkpoint]:
-    """Yield each checkpoint; of those of one step, such as ``last.ckpt``, the first alone.
+    """Yield each checkpoint. If several files are of the same step, as ``last.ckpt`` may be, only the first one counts.
 
     Args:
-        files: As of :func:`checkpoint_files`.
-        learning_rate: Instead of the one in each file.
+        files: The result of :func:`checkpoint_files`.
+        learning_rate: Learning rate to use instead of the one in each file, or None.
 
     Raises:
-        ValueError: If a file is no checkpoint of Lightning, or says no learning rate or several.
+        ValueError: If a file is no checkpoint of Lightning, or does not hold exactly one learning rate.
     """
     steps: set[int] = set()
     for path in files:
-        # As Lightning itself reads them: they hold what the user's own hyperparameters are.
+        # Lightning reads them in the same way: hyperparameters in them may be objects of any class.
         content = torch.load(path, map_location="cpu", weights_only=False)
         if not isinstance(content, Mapping) or not {"state_dict", "global_step"} <= set(content):
             raise ValueError(
@@ -81,6 +82,6 @@ def _learning_rate(content: Mapping[str, Any], path: Path) -> float:
     if len(rates) != 1:
         raise ValueError(
             f"Expected `checkpoints` with one learning rate, got {sorted(rates) or 'none'} in {path}. Pass "
-            "`learning_rate=` with that of the last layer; with 1.0 all checkpoints count equally."
+            "`learning_rate=` with the rate of the last layer. With 1.0, all checkpoints count equally."
         )
     return rates.pop()

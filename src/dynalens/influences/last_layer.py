@@ -1,4 +1,4 @@
-"""The model as TracIn's last-layer form needs it: up to the linear layer that gives the logits, and checked."""
+"""The model up to the linear layer that computes the logits, as TracIn for the last layer needs it, with checks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,18 +22,19 @@ from dynalens.observation import (
 
 Forward = Callable[..., Any]
 Loss = Callable[[Tensor, Tensor], Tensor]
-# Of float32 logits that went through a log_softmax; a temperature or a bias is far off.
+# Tolerances for float32 logits that went through a log_softmax. A temperature or a bias changes them by far more.
 _RELATIVE, _ABSOLUTE = 1e-3, 1e-4
 
 
 class LastLayer(nn.Module):
-    """Gives the output of the linear layer from which the logits come.
+    """A module that runs a model and returns the output of its last linear layer.
 
     Args:
-        model: The whole.
+        model: The whole model.
         layer: The linear layer.
-        run: What runs the model on inputs.
-        own_loss: A loss of the user's, which takes the model's output: it must then be the layer's own.
+        run: Callable(inputs) that runs the model.
+        own_loss: Whether the user passed a loss. It takes the output of the model, which must then be that of the
+            layer.
     """
 
     def __init__(self, model: nn.Module, layer: nn.Linear, run: Forward, *, own_loss: bool) -> None:
@@ -41,7 +42,7 @@ class LastLayer(nn.Module):
         self.inner, self.layer, self._run, self._own_loss = model, layer, run, own_loss
 
     def forward(self, inputs: Any) -> Tensor:
-        """Return the logits (N, K) before what follows the layer, if that changes no probability."""
+        """Return the output (N, K) of the layer, or raise a ValueError if the model's probabilities are not its own."""
         calls: list[tuple[Tensor, Tensor]] = []
         with captured_calls(self.layer, lambda _module, call, output: calls.append((call[0][0], output))):
             output = checked_logits(run_on(self.inner, self._run, inputs))
@@ -49,13 +50,13 @@ class LastLayer(nn.Module):
             shapes = [tuple(x.shape) for x, _ in calls]
             raise ValueError(
                 "Expected `layer` to be called once with one row for each sample, got "
-                f"{f'calls with inputs of shapes {shapes}' if shapes else 'no call'}. Name the linear layer that gives "
-                "the logits."
+                f"{f'calls with inputs of shapes {shapes}' if shapes else 'no call'}. Name the linear layer that "
+                "computes the logits."
             )
         logits = calls[0][1]
-        if not (_are_close(output, logits) if self._own_loss else gives(output, logits)):
+        if not (_are_close(output, logits) if self._own_loss else have_same_probabilities(output, logits)):
             raise ValueError(
-                "Expected the model to return the logits that `layer` gives, got others: the model changes the "
+                "Expected the model to return the logits that `layer` computes, got others: the model changes the "
                 "probabilities after this layer. Pass `forward=` with a callable(inputs) that returns the "
                 "output of the layer."
             )
@@ -63,7 +64,7 @@ class LastLayer(nn.Module):
 
 
 def run_on(model: nn.Module, run: Forward, inputs: Any) -> Any:
-    """Return what the model gives for inputs as a loader yields them, moved to where and what it computes in.
+    """Return the model's output for inputs from a loader, which are first moved to its device and its dtype.
 
     Raises:
         ValueError: If it returns the logits of several heads.
@@ -82,7 +83,7 @@ def run_on(model: nn.Module, run: Forward, inputs: Any) -> Any:
 
 
 def _check_one_head(output: Any) -> None:
-    """Raise where a model returns the logits of several heads: checkpoints do not tell which were trained with."""
+    """Raise a ValueError if a model returns the logits of several heads: checkpoints do not say which the loss used."""
     entries = output if isinstance(output, tuple | list) else ()
     shapes = [tuple(entry.shape) for entry in entries if isinstance(entry, Tensor) and entry.ndim == 2]
     if len(shapes) > 1 and len(set(shapes)) == 1:
@@ -93,33 +94,39 @@ def _check_one_head(output: Any) -> None:
 
 
 def linear_layer(model: nn.Module, name: str | None, run: Forward, inputs: Any) -> nn.Linear:
-    """Return the linear layer of this name, or the last one whose output the model's probabilities come from."""
+    """Return the linear layer of this name, or the last one that computes the logits.
+
+    Raises:
+        ValueError: If there is no such layer.
+    """
     inner = unwrap(model)
     if name is None and isinstance(inner, nn.Linear):
         return inner
     if name is None:
         with captured_outputs(model) as outputs, torch.no_grad():
             output = checked_logits(run_on(model, run, inputs))
-        linear = [module for _, module, z in outputs if isinstance(module, nn.Linear) and gives(output, z)]
-        layer = linear[-1] if linear else None
+        layers = [m for _, m, z in outputs if isinstance(m, nn.Linear) and have_same_probabilities(output, z)]
+        layer = layers[-1] if layers else None
     else:
         layer_of_name = module_named(model, name, argument="layer")
         layer = layer_of_name if isinstance(layer_of_name, nn.Linear) else None
     if layer is None:
         raise ValueError(
-            f"Expected `layer` to name the linear layer that gives the logits, got {name or 'none that does'}. Name "
+            f"Expected `layer` to name the linear layer that computes the logits, got {name or 'no such layer'}. Name "
             "such a layer, or pass `forward=` with a callable that returns its output."
         )
     return layer
 
 
-def gives(output: Tensor, logits: Tensor) -> bool:
-    """Return whether an output has the probabilities of these logits: the same, shifted by row, or the probabilities.
+def have_same_probabilities(output: Tensor, logits: Tensor) -> bool:
+    """Return whether an output stands for the same probabilities as these logits.
+
+    It may be the logits, the logits with a constant added to each row, or the probabilities.
 
     Example:
         >>> z = torch.tensor([[1.0, 3.0]])
-        >>> gives(z, z), gives(z.log_softmax(1), z), gives(z.softmax(1), z), gives(z / 2, z)
-        (True, True, True, False)
+        >>> [have_same_probabilities(output, z) for output in (z, z.log_softmax(1), z.softmax(1), z / 2)]
+        [True, True, True, False]
     """
     if output.numel() != logits.numel() or len(output) != len(logits) or logits.ndim != 2:
         return False
@@ -132,23 +139,23 @@ def gives(output: Tensor, logits: Tensor) -> bool:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the sum over samples of the cross-entropy, of one class each; one logit stands for two classes.
+    """Return the cross-entropy, summed over samples. A single logit per sample stands for two classes.
 
     Raises:
-        ValueError: If the labels are no classes.
+        ValueError: If the labels are not one class for each sample.
     """
     labels = labels.to(logits.device)
     if labels.is_floating_point() or labels.ndim > 2 or labels.numel() != len(logits):
         raise ValueError(
             f"Expected one class for each of {len(logits)} samples, got labels {tuple(labels.shape)}, {labels.dtype}. "
-            "Pass `inputs=` with a callable(batch) that returns inputs and classes, or `loss=` with the loss that was "
-            "trained with, summed over samples."
+            "Pass `inputs=` with a callable(batch) that returns inputs and classes, or `loss=` with the loss of the "
+            "training, summed over samples."
         )
     return F.cross_entropy(two_class_logits(logits), labels.flatten().long(), reduction="sum")
 
 
 def checked_loss(loss: Loss) -> Loss:
-    """Return the loss on the labels' device; raise a ValueError where it is not a sum over samples."""
+    """Return the loss with labels moved to the logits' device. It raises a ValueError if it is no sum over samples."""
 
     def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels = labels.to(logits.device)
@@ -157,8 +164,8 @@ def checked_loss(loss: Loss) -> Loss:
             double_value = loss(torch.cat([logits, logits]), torch.cat([labels, labels]))
         if value.ndim or not torch.isclose(double_value, 2 * value, rtol=1e-3).item():
             raise ValueError(
-                "Expected `loss` to be the sum over samples, got one that does not double when each sample comes twice"
-                ". Pass it with `reduction='sum'`."
+                "Expected `loss` to be a sum over samples, got one that is not doubled if each sample comes twice. "
+                "Pass it with `reduction='sum'`."
             )
         return value
 
@@ -172,7 +179,7 @@ def _are_close(a: Tensor, b: Tensor) -> bool:
 
 
 def runner(model: nn.Module, forward: Forward | None, inputs: Any) -> Forward:
-    """Return what runs the model: the callable, the model, or its only child that gives logits for such inputs."""
+    """Return a callable that runs the model: ``forward``, the model, or its only child that returns logits."""
     if forward is None and isinstance(inputs, Tensor) and inputs.is_floating_point():
         return find_forward(model, inputs[:1].to(device_of(model)))
     return forward_of(model, forward)

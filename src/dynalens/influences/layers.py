@@ -1,4 +1,4 @@
-"""The model as TracIn needs it for the weights of some layers, with a loss of each sample."""
+"""The model and its loss in the form that Captum's ``TracInCP`` takes, for the weights of any layers."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,15 +11,15 @@ from dynalens.observation import module_named
 
 Layers = Sequence[str] | str
 WEIGHTS = "weights"
-"""Name of the module that holds the weights, for Captum."""
+"""Name of the submodule that holds the weights. Captum finds them by it."""
 
 
 class LayerWeights(nn.Module):
-    """Gives the logits, and holds the weights that count, each once, as one module.
+    """A module that returns the logits, and has a submodule with the chosen weights, each of them once.
 
     Args:
-        logits: What gives them.
-        weights: Those that count.
+        logits: The module that returns the logits.
+        weights: The weights that count.
     """
 
     def __init__(self, logits: LastLayer, weights: Iterable[nn.Parameter]) -> None:
@@ -33,23 +33,23 @@ class LayerWeights(nn.Module):
 
 
 def trained_weights(logits: LastLayer, layers: Layers, inputs: Any) -> list[nn.Parameter]:
-    """Return the trained weights of these layers, or of all for "all", on which the logits depend.
+    """Return the trained weights of these layers on which the logits depend; "all" stands for all layers.
 
     Raises:
-        ValueError: If there is no such layer, or one has no such weights.
+        ValueError: If there is no such layer, or a layer has no such weights.
     """
     names = [layers] if isinstance(layers, str) else list(layers)
     modules = {name: _module(logits.inner, name) for name in names}
     all_weights = [weight for weight in logits.inner.parameters() if weight.requires_grad]
     gradients = torch.autograd.grad(logits(inputs).sum(), all_weights, allow_unused=True) if all_weights else ()
     weight_ids = {id(weight) for weight, gradient in zip(all_weights, gradients, strict=True) if gradient is not None}
-    idle = [
+    idle_layers = [
         name for name, layer in modules.items() if not any(id(weight) in weight_ids for weight in layer.parameters())
     ]
-    if idle or not names:
+    if idle_layers or not names:
         raise ValueError(
             f"Expected `layers` to name layers with trained weights on which the logits depend, or to be 'all', got "
-            f"{', '.join(idle) or 'none'}. Frozen layers have no influence: name others."
+            f"{', '.join(idle_layers) or 'none'}. Frozen layers have no influence: name others."
         )
     weights = {
         id(weight): weight for layer in modules.values() for weight in layer.parameters() if id(weight) in weight_ids
@@ -58,7 +58,7 @@ def trained_weights(logits: LastLayer, layers: Layers, inputs: Any) -> list[nn.P
 
 
 def loss_of_each(loss: Loss) -> Loss:
-    """Return the loss (N,) of each sample, of one that sums over samples."""
+    """Return a loss that has one value for each sample, (N,), from a loss that sums over samples."""
 
     def losses(logits: Tensor, labels: Tensor) -> Tensor:
         pairs = zip(torch.split(logits, 1), torch.split(labels, 1), strict=True)

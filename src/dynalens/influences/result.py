@@ -1,4 +1,4 @@
-"""What influence says: which training samples helped a test sample, and which harmed it."""
+"""The result of :func:`influence`: which training samples helped a test sample, and which harmed it."""
 
 from dataclasses import dataclass, field
 
@@ -70,6 +70,7 @@ class Influence:
         return rows
 
     def _ranking(self, test: int, n: int, *, sign: int) -> pd.DataFrame:
+        """Return the rows of ``samples`` with the strongest influence of this sign."""
         rows = self.rows(test, n, sign=sign)
         table = self.samples.iloc[rows].copy()
         table.insert(0, "influence", self.values[test, rows])

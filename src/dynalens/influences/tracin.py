@@ -1,7 +1,7 @@
-"""TracIn over the checkpoints of a run, by Captum: in its form for the last layer, or for others."""
+"""TracIn over the checkpoints of a run, computed by Captum, for the last layer or for any layers."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from dynalens.arguments import installed
 from dynalens.datasets import has_positions
 from dynalens.dynamics import Array
-from dynalens.embeddings.encoding import encoder_inputs
 from dynalens.influences.checkpoints import Checkpoint, Checkpoints, checkpoint_files, read_checkpoints
 from dynalens.influences.last_layer import (
     Forward,
@@ -29,15 +28,15 @@ from dynalens.influences.last_layer import (
 )
 from dynalens.influences.layers import WEIGHTS, Layers, LayerWeights, loss_of_each, trained_weights
 from dynalens.influences.result import Influence
-from dynalens.keys import LABEL_KEYS
-from dynalens.observation import checked_logits, seeded, two_class_logits, undisturbed
+from dynalens.influences.samples import Split, sample_loader, sample_table
+from dynalens.observation import checked_logits, two_class_logits, undisturbed
 from dynalens.record import KeepsRecord, Record
-
-Split = Callable[[Any], tuple[Any, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Settings:
+    """The keywords that :func:`influence` and :func:`self_influence` share."""
+
     layer: str | None = None
     layers: Layers | None = None
     forward: Forward | None = None
@@ -133,17 +132,17 @@ def influence(
             "Expected `samples` to be inputs and labels of at least one test sample, got none. Pass the samples "
             "whose predictions are to be explained."
         )
-    latest, predicted = -1, np.zeros(0, np.int64)
+    last_step, classes = -1, np.zeros(0, np.int64)
 
-    def of_tests(tracin: Any, checkpoint: Checkpoint) -> Tensor:
-        nonlocal latest, predicted
-        if checkpoint.step > latest:
-            latest, predicted = checkpoint.step, _predicted(model, settings, x)
-        influences: Tensor = tracin.influence((x, y))
-        return influences
+    def influences(tracin: Any, checkpoint: Checkpoint) -> Tensor:
+        nonlocal last_step, classes
+        if checkpoint.step > last_step:
+            last_step, classes = checkpoint.step, _predicted_classes(model, settings, x)
+        influences_on_tests: Tensor = tracin.influence((x, y))
+        return influences_on_tests
 
-    values = _sum_over_checkpoints(of_tests, checkpoints, model, dataset, settings, x)
-    return Influence(values, np.asarray(y.cpu()), predicted, _samples(record, dataset, settings))
+    values = _sum_over_checkpoints(influences, checkpoints, model, dataset, settings, x)
+    return Influence(values, np.asarray(y.cpu()), classes, sample_table(record, _loader(dataset, settings)))
 
 
 def self_influence(
@@ -197,12 +196,12 @@ def self_influence(
         learning_rate=learning_rate, batch_size=batch_size, num_workers=num_workers,
     )  # fmt: skip
 
-    def of_itself(tracin: Any, _checkpoint: Checkpoint) -> Tensor:
-        influences: Tensor = tracin.self_influence(outer_loop_by_checkpoints=True)
-        return influences
+    def influences(tracin: Any, _checkpoint: Checkpoint) -> Tensor:
+        self_influences: Tensor = tracin.self_influence(outer_loop_by_checkpoints=True)
+        return self_influences
 
-    values = _sum_over_checkpoints(of_itself, checkpoints, model, dataset, settings, None)
-    return pd.Series(values, index=_samples(record, dataset, settings).index, name="score_self_influence")
+    values = _sum_over_checkpoints(influences, checkpoints, model, dataset, settings, None)
+    return pd.Series(values, index=sample_table(record, _loader(dataset, settings)).index, name="score_self_influence")
 
 
 def _sum_over_checkpoints(
@@ -213,7 +212,16 @@ def _sum_over_checkpoints(
     settings: _Settings,
     x: Any,
 ) -> Array:
-    """Return the sum over the checkpoints of what a function makes of Captum's object for each."""
+    """Return the sum of influences over the checkpoints.
+
+    Args:
+        influences: Callable(object of Captum, checkpoint) that returns the influences by one checkpoint.
+        checkpoints: This and the following: see :func:`influence`.
+        model: The model.
+        dataset: The training samples.
+        settings: The keywords.
+        x: Inputs of the test samples. None: the training samples are compared with themselves.
+    """
     rate_sum, values = 0.0, np.zeros((), np.float32)
     with _trainings(checkpoints, model, dataset, settings, x) as trainings:
         for tracin, checkpoint in trainings:
@@ -235,7 +243,10 @@ def _sum_over_checkpoints(
 def _trainings(
     checkpoints: Checkpoints, model: nn.Module, dataset: Any, settings: _Settings, x: Any
 ) -> Iterator[Iterator[tuple[Any, Checkpoint]]]:
-    """Yield an iterator over the checkpoints, which loads each into the model and gives Captum's object for it."""
+    """Yield an iterator over the checkpoints. It loads each one into the model, and yields Captum's object for it.
+
+    Afterwards the model is as it was.
+    """
     tracin_classes = _captum_classes()
     if not has_positions(dataset) or not len(dataset):
         raise ValueError(
@@ -246,7 +257,7 @@ def _trainings(
     loader = _loader(dataset, settings)
     loss = checked_loss(settings.loss) if settings.loss else cross_entropy
 
-    def parts_of_checkpoints() -> Iterator[tuple[Any, Checkpoint]]:
+    def trainings() -> Iterator[tuple[Any, Checkpoint]]:
         last_layer: LastLayer | None = None
         weights: list[nn.Parameter] | None = None
         for checkpoint in read_checkpoints(files, settings.learning_rate):
@@ -259,7 +270,7 @@ def _trainings(
 
     with undisturbed(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"captum\.")
-        yield parts_of_checkpoints()
+        yield trainings()
 
 
 def _tracin(
@@ -270,18 +281,18 @@ def _tracin(
     checkpoint: Checkpoint,
     loss: Loss,
 ) -> Any:
-    """Return Captum's object for a checkpoint that the model was loaded from: for these weights or the last layer."""
-    of_last_layer, of_any_layer = classes
-    # The weights are there already: Captum would read each file again for every batch.
+    """Return Captum's object for a checkpoint that the model has loaded: for these weights, or for the last layer."""
+    last_layer_class, any_layer_class = classes
+    # The model has the weights already. Captum would read each file again for every batch.
     options = {"checkpoints_load_func": lambda _model, _checkpoint: checkpoint.learning_rate}
     if weights is None:
-        return of_last_layer(last_layer, last_layer.layer, loader, [checkpoint], loss_fn=loss, **options)
+        return last_layer_class(last_layer, last_layer.layer, loader, [checkpoint], loss_fn=loss, **options)
     layers = LayerWeights(last_layer, weights)
-    return of_any_layer(layers, loader, [checkpoint], layers=[WEIGHTS], loss_fn=loss_of_each(loss), **options)
+    return any_layer_class(layers, loader, [checkpoint], layers=[WEIGHTS], loss_fn=loss_of_each(loss), **options)
 
 
 def _captum_classes() -> tuple[Any, Any]:
-    """Return the form for the last layer, and that for any."""
+    """Return Captum's class of TracIn for the last layer, and its class for any layer."""
     with installed("Captum", "influence", "captum"):
         from captum.influence import TracInCP, TracInCPFast
     return TracInCPFast, TracInCP
@@ -304,65 +315,10 @@ def _load(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def _loader(dataset: Any, settings: _Settings) -> DataLoader[Any]:
-    split = settings.inputs or inputs_and_labels
-    return DataLoader(
-        dataset,
-        batch_size=settings.batch_size,
-        num_workers=settings.num_workers,
-        collate_fn=_Collate(split),
-    )
+    return sample_loader(dataset, settings.inputs, batch_size=settings.batch_size, num_workers=settings.num_workers)
 
 
-@dataclass(frozen=True)
-class _Collate:
-    """Makes the pair of a batch; an object, which processes can be sent."""
-
-    split: Split
-
-    def __call__(self, items: list[Any]) -> tuple[Any, Tensor]:
-        inputs, labels = self.split(default_collate(items))
-        return inputs, torch.as_tensor(labels)
-
-
-def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
-    """Return inputs and labels of a batch: the first two of a tuple, or what the usual keys of a dict hold.
-
-    Raises:
-        ValueError: If there are none.
-
-    Example:
-        >>> inputs_and_labels([1.5, 0]), inputs_and_labels({"image": 1.5, "label": 0})
-        ((1.5, 0), (1.5, 0))
-    """
-    labels = [batch[key] for key in LABEL_KEYS if key in batch] if isinstance(batch, Mapping) else list(batch)[1:2]
-    if not labels:
-        raise ValueError(
-            "Expected batches with inputs and labels, got one without labels. Pass `inputs=` with a callable(batch) "
-            "that returns both."
-        )
-    return encoder_inputs(batch), labels[0]
-
-
-def _samples(record: Record | KeepsRecord | None, dataset: Any, settings: _Settings) -> pd.DataFrame:
-    """Return the labels of the training samples, with what the record says of them."""
-    with seeded():
-        labels = torch.cat([y for _, y in _loader(dataset, settings)]).numpy()
-    table = pd.DataFrame({"label": list(labels)}, index=pd.RangeIndex(len(labels), name="sample_id"))
-    if record is None:
-        return table
-    record_table = (record if isinstance(record, Record) else record.record).table()
-    is_recorded = record_table["label"].notna().to_numpy() if len(record_table) == len(table) else np.zeros(0, bool)
-    if len(record_table) != len(table) or (labels[is_recorded] != record_table["label"].to_numpy()[is_recorded]).any():
-        raise ValueError(
-            f"Expected `dataset` to be the one of the record, with its {len(record_table)} labels in their order, got "
-            f"{len(table)} samples{'' if len(record_table) != len(table) else ' with others'}. Pass the dataset of the "
-            "training loader. If the record knows samples by ids of your own, their order is not that of the dataset: "
-            "pass `record=None`, and the table shows positions in the dataset."
-        )
-    return record_table[["label", "suggested", "wrong_probability"]]
-
-
-def _predicted(model: nn.Module, settings: _Settings, x: Any) -> Array:
+def _predicted_classes(model: nn.Module, settings: _Settings, x: Any) -> Array:
     with torch.no_grad():
         output = checked_logits(run_on(model, runner(model, settings.forward, x), x))
         classes: Array = two_class_logits(output).argmax(dim=1).cpu().numpy()
