@@ -222,7 +222,7 @@ def test_rows_of_a_table_have_steps_and_no_blur(tmp_path: Path) -> None:
 def test_tokens_have_no_steps(tmp_path: Path) -> None:
     tokens = TensorDataset(torch.randint(0, 5, (N, 4)), labels())
     monitor = AttributionMonitor(methods="saliency", metrics=(), robustness="fgsm", on_error="raise")
-    with pytest.raises(ValueError, match="Expected `robustness` to be none for tokens"):
+    with pytest.raises(ValueError, match="Expected `robustness` to be empty for tokens"):
         fit(tmp_path, monitor, data=lambda: DataLoader(tokens, 4), model=OfTokens(), max_epochs=1)
 
 

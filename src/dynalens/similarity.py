@@ -1,4 +1,4 @@
-"""Training samples that explain others, by embeddings: similar ones, and those that stand for a class."""
+"""Training samples that explain others by embeddings: similar samples, and typical samples of a class."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ def similar_samples(record: Record | KeepsRecord, embeddings: Any, n: int = 20, 
 
 
 def similar_of(record: Record, embeddings: Any, sample_ids: "pd.Index[Any]", k: int = SHOWN) -> SimilarSamples:
-    """Return the similar samples of these suspects by their rows."""
+    """Return the rows of the samples that are similar to these suspects."""
     statistics = record.statistics.of_one_label("similar samples")
     features = embedding_rows(embeddings, len(statistics), record.sample_ids)
     rows = pd.Index(record.shown_ids()).get_indexer(sample_ids)
@@ -113,7 +113,7 @@ def prototypes(record: Record | KeepsRecord, embeddings: Any, n: int = 3) -> pd.
 def class_examples(
     features: Tensor, statistics: SampleStatistics, n: int, *, max_classes: int | None = None
 ) -> dict[int, dict[str, list[int]]]:
-    """Return the rows of each class's prototypes, criticisms, easiest and hardest, of at most so many classes."""
+    """Return for each class, and for each kind in ``KINDS``, the rows of n samples; at most ``max_classes`` classes."""
     labels, examples = labels_of(statistics), {}
     for label in np.unique(labels[labels >= 0])[:max_classes].tolist():
         rows = np.flatnonzero(labels == label)
@@ -129,13 +129,13 @@ def class_examples(
 
 
 def labels_of(statistics: SampleStatistics) -> Array:
-    """Return the label of each sample, -1 of one that was never seen."""
+    """Return the label of each sample, int64, and -1 for a sample that was never presented."""
     labels: Array = np.where(statistics.presentations > 0, statistics.label, -1).astype(np.int64)
     return labels
 
 
 def similar_to_suspects(features: Tensor, statistics: SampleStatistics, n: int, k: int) -> SimilarSamples:
-    """Return the similar samples of the first suspects, by the statistics alone, without making the table."""
+    """Return the rows of the samples that are similar to the first n suspects, without making the record's table."""
     rows = np.array(worst_samples(statistics, n), dtype=np.int64)
     return similar_rows(features, labels_of(statistics), rows, statistics.candidate[rows].astype(np.int64), k)
 

@@ -1,4 +1,4 @@
-"""Concepts that a layer has: TCAV for sets of examples, network dissection for masks."""
+"""Whether a layer knows concepts: TCAV for concepts with examples, network dissection for concepts with masks."""
 
 from dynalens.concepts.dissection import DETECTOR, Dissection, check_masks, dissect
 from dynalens.concepts.sets import ConceptSet, class_images, concept_images, mask_images

@@ -1,4 +1,4 @@
-"""Network dissection: which channel of a layer is active where a concept is."""
+"""Network dissection: which channels of a layer are active where a concept is."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from dynalens.observation import device_of
 from dynalens.text import escaped
 
 DETECTOR = 0.04
-"""Intersection over union above which the source calls a channel a detector of the concept."""
+"""Intersection over union from which the source calls a channel a detector of the concept."""
 
 _TOP = 0.005  # fraction of all positions at which a channel counts as active, as in the source
-_AT_ONCE = 32  # images in one pass
+_AT_ONCE = 32  # number of images in one pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ def dissect(
 
 
 def check_masks(images: Tensor, masks: Mapping[str, Tensor], top: float) -> None:
-    """Raise a ValueError if a mask does not cover the images, there is none, or the fraction is out of its range."""
+    """Raise a ValueError if there are no images or no masks, a mask has another shape, or ``top`` is out of range."""
     if not 0 < top < 1:
         raise ValueError(
             f"Expected `top` in (0, 1), got {top}. Pass for instance 0.005, the value of the paper for large sets "
@@ -130,7 +130,7 @@ def check_masks(images: Tensor, masks: Mapping[str, Tensor], top: float) -> None
     if shapes or not masks:
         raise ValueError(
             f"Expected `masks` of shape {shape}, one for each image, got {shapes or 'none'}. Pass a mask for each "
-            "image and concept, empty where it is not there."
+            "image and concept. It is empty if the concept is not in the image."
         )
 
 

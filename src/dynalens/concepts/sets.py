@@ -13,20 +13,21 @@ ConceptSet = Tensor | str | Path
 
 Transform = Callable[[Any], Tensor]
 
-_HALF_WHITE = 127  # grey level above which a pixel is white: compressed masks have greys at edges
+_HALF_WHITE = 127  # grey level above which a pixel counts as white: masks in compressed files have grey edges
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
 def concept_images(name: str, examples: ConceptSet, transform: Transform | None) -> Tensor:
-    """Return the images of a set, of a folder those that ``transform`` makes of its pictures in the order of names.
+    """Return the images of a set. The pictures of a folder are read in the order of their names.
 
     Args:
-        name: Of the set, for errors.
+        name: Name of the set, for errors.
         examples: A tensor, or a folder.
-        transform: From a PIL image to a tensor as the model takes it: that of the validation data.
+        transform: Callable that makes a tensor of a PIL image as the model takes it: that of the validation data.
 
     Raises:
-        ValueError: If it is neither, has fewer than two images, or a folder comes without ``transform``.
+        ValueError: If ``examples`` is neither a tensor nor a folder, if there are fewer than two images, or if there
+            is a folder but no ``transform``.
 
     Example:
         >>> concept_images("dots", torch.zeros(2, 1, 4, 4), None).shape
@@ -44,18 +45,18 @@ def concept_images(name: str, examples: ConceptSet, transform: Transform | None)
 
 
 def class_images(folder: str | Path, transform: Transform | None) -> tuple[Tensor, Tensor, list[str]]:
-    """Return the pictures of a folder that has a folder for each class, in the order of names, as ImageFolder has it.
+    """Return the pictures of a folder that has a folder for each class, in the order of names, as for ImageFolder.
 
     Args:
-        folder: Holds the folders of the classes; an empty one keeps its class's number.
-        transform: From a PIL image to a tensor as the model takes it.
+        folder: Holds the folders of the classes. An empty folder also counts as a class.
+        transform: Callable that makes a tensor of a PIL image as the model takes it.
 
     Returns:
-        Images ``(N, C, *spatial)``, the class of each, ``(N,)``, and the path of each within the folder, without its
-        ending.
+        Images ``(N, C, *spatial)``, the class of each image, ``(N,)``, and the path of each image within the folder,
+        without its ending.
 
     Raises:
-        ValueError: If there are no pictures, or a folder's name is the number of another class.
+        ValueError: If there are no pictures, or the name of a folder is the number of another class.
     """
     root = Path(folder)
     classes = sorted(path for path in root.glob("*") if path.is_dir())
@@ -64,15 +65,15 @@ def class_images(folder: str | Path, transform: Transform | None) -> tuple[Tenso
     ]
     if misplaced_names:
         raise ValueError(
-            f"Expected the folders in {root} to be those of the classes 0, 1, ... in the order of names, got "
+            f"Expected the folders in {root} to be those of the classes 0, 1, ... in the order of their names, got "
             f"{misplaced_names[0]!r} at another place. Write all numbers with the same number of digits, and keep an "
             "empty folder for a class without pictures."
         )
     pictures = [(number, path) for number, class_folder in enumerate(classes) for path in _pictures(class_folder)]
     if not pictures:
         raise ValueError(
-            f"Expected `samples` to be a folder with a folder of pictures for each class, got none in {root}. Name "
-            "a folder as torchvision's ImageFolder takes it."
+            f"Expected `samples` to be a folder with a folder of pictures for each class, got none in {root}. "
+            "Name a folder as torchvision's ImageFolder takes it."
         )
     images = _tensor_of_files("samples", [path for _, path in pictures], transform)
     names = [str(path.relative_to(root).with_suffix("")) for _, path in pictures]
@@ -80,15 +81,16 @@ def class_images(folder: str | Path, transform: Transform | None) -> tuple[Tenso
 
 
 def mask_images(name: str, folder: str | Path, samples: Sequence[str]) -> Tensor:
-    """Return the masks of a concept, ``(N, H, W)``, of a folder that has a picture for each sample.
+    """Return the masks of a concept, ``(N, H, W)``, from a folder that has a picture for each sample.
 
     Args:
-        name: Of the concept, for errors.
-        folder: Pictures of the samples' names, white where the concept is. Their size is that of the model's inputs.
-        samples: As of :func:`class_images`.
+        name: Name of the concept, for errors.
+        folder: Its pictures have the names of the samples and the size of the model's inputs. They are white where the
+            concept is.
+        samples: Names of the samples, as :func:`class_images` returns them.
 
     Raises:
-        ValueError: If one has no mask, or sizes differ.
+        ValueError: If a sample has no mask, or the sizes of the masks differ.
     """
     from PIL import Image
 

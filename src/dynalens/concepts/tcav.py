@@ -1,4 +1,4 @@
-"""Testing with concept activation vectors: does a concept speak for a class in a layer, and more than chance?"""
+"""Testing with concept activation vectors: whether a concept in a layer speaks for a class more than by chance."""
 
 import tempfile
 import warnings
@@ -25,8 +25,8 @@ from dynalens.observation import (
 )
 from dynalens.text import escaped
 
-_AT_ONCE = 32  # images in one pass
-_HELD_OUT = 3  # each third example is left out of the fit, as Captum's own classifier does
+_AT_ONCE = 32  # number of images in one pass
+_HELD_OUT = 3  # every third example is left out of the fit, as by Captum's own classifier
 Forward = Callable[[Tensor], Any]
 
 
@@ -121,7 +121,9 @@ def tcav(
 
 
 def p_value(scores: Sequence[float], control: Sequence[float]) -> float:
-    """Return that of Welch's two-sided t-test for equal means; of two constants 1 if they are equal, else 0.
+    """Return the p-value of Welch's two-sided t-test for equal means.
+
+    If both sides are constant, the test is not defined. Then it is 1 if the constants are equal, and else 0.
 
     Example:
         >>> p_value([1.0, 1.0], [1.0, 1.0]), p_value([1.0, 1.0], [0.5, 0.5]), round(p_value([1.0, 0.0], [0.0, 1.0]), 6)
@@ -132,7 +134,7 @@ def p_value(scores: Sequence[float], control: Sequence[float]) -> float:
     if np.ptp(scores) == 0 and np.ptp(control) == 0:
         return float(scores[0] == control[0])
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)  # of one of them that is constant
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)  # if one side is constant
         return float(ttest_ind(scores, control, equal_var=False).pvalue)
 
 
@@ -159,25 +161,20 @@ def _scores(
     randoms: Sequence[Tensor],
     folder: str,
 ) -> dict[str | None, list[tuple[float, float]]]:
-    """Return score and accuracy of each run, by concept; of None, of a random set in place of one."""
-    captum, concept_class = _captum()
+    """Return the score and the accuracy of each run by the name of the concept. None is the name of the control."""
+    make_tcav, concept_class = _captum()
     module = module_named(model.inner, layer, argument="layer")
     name = next(name for name, child in model.named_modules() if child is module)
-    device = device_of(model, images)
-    dtype = floating_dtype(model, images)
-
-    def concept(number: int, examples: Tensor) -> Any:
-        # Names by numbers: files are called after them.
+    device, dtype = device_of(model, images), floating_dtype(model, images)
+    concepts = []
+    for number, examples in enumerate([*sets.values(), *randoms]):
         parts = [part.to(device, dtype) for part in torch.split(examples, _AT_ONCE)]
-        return concept_class(id=number, name=str(number), data_iter=parts)
-
-    concepts_by_name = {key: concept(number, examples) for number, (key, examples) in enumerate(sets.items())}
-    chance = [concept(len(sets) + number, examples) for number, examples in enumerate(randoms)]
-    pairs: list[tuple[str | None, list[Any]]] = [
-        (key, [example_set, control]) for key, example_set in concepts_by_name.items() for control in chance[1:]
-    ]
-    pairs += [(None, [chance[0], control]) for control in chance[1:]]
-    tcav = captum(model, name, folder)
+        # Captum names files after the concepts, so a number is safer than a user's name.
+        concepts.append(concept_class(id=number, name=str(number), data_iter=parts))
+    first_random, *random_concepts = concepts[len(sets) :]
+    named_concepts = zip([*sets, None], [*concepts[: len(sets)], first_random], strict=True)
+    pairs = [(key, [concept, control]) for key, concept in named_concepts for control in random_concepts]
+    tcav = make_tcav(model, name, folder)
     sums = np.zeros(len(pairs))
     for part in torch.split(images.to(device, dtype), _AT_ONCE):
         result = tcav.interpret(part, [pair for _, pair in pairs], target=target)
@@ -190,11 +187,12 @@ def _scores(
 
 
 def _key(pair: Sequence[Any]) -> str:
+    """Return the key under which Captum stores the results of two concepts."""
     return "-".join(str(concept.id) for concept in pair)
 
 
 def _captum() -> tuple[Callable[[nn.Module, str, str], Any], Any]:
-    """Return what makes Captum's TCAV of a model, a layer and a folder for its files, and its class of concepts."""
+    """Return a callable(model, layer, folder) that makes Captum's ``TCAV``, and Captum's class of concepts."""
     with installed("Captum and scikit-learn", "TCAV", "captum scikit-learn"):
         from captum.attr import LayerGradientXActivation
         from captum.concept import TCAV, Concept
@@ -209,7 +207,7 @@ def _captum() -> tuple[Callable[[nn.Module, str, str], Any], Any]:
 
 
 def _classifier() -> Any:
-    """Return the class of classifiers that tell a concept from random examples."""
+    """Return the class of the classifier that separates a concept from random examples, in the form for Captum."""
     import sklearn.linear_model as linear
     from captum.concept._utils.classifier import Classifier
 
@@ -237,7 +235,7 @@ def _classifier() -> Any:
 
 
 def _held_out(labels: Array) -> Array:
-    """Return which examples are left out of the fit: each third of either set, at least one, never all.
+    """Return which examples are left out of the fit: every third one of each set, at least one, and never all.
 
     Example:
         >>> _held_out(np.array([0, 0, 0, 0, 1, 1])).tolist()

@@ -1,4 +1,4 @@
-"""What a layer computes: its features of each sample, its filters and maps, and what excites its channels."""
+"""What a layer computes: features of each sample, filters, feature maps, and images that activate its channels."""
 
 from dynalens.features.maps import channel_activations, existing_channels, feature_maps, layer_output
 from dynalens.features.maximisation import maximise_activation

@@ -1,4 +1,4 @@
-"""What the channels of a layer compute of some inputs."""
+"""The feature maps and activations of a layer for some inputs."""
 
 from collections.abc import Callable, Sequence
 
@@ -34,7 +34,8 @@ def feature_maps(
         tensor([ 3., -6.])
     """
     maps = layer_output(model, images, layer, forward=forward)
-    if maps.ndim not in (3, 4, 5) or maps.ndim != images.ndim:  # tokens (N, T, C) of images are no series of C channels
+    # Tokens (N, T, C) of images have three dimensions, too, but no map for each channel.
+    if maps.ndim not in (3, 4, 5) or maps.ndim != images.ndim:
         raise ValueError(
             "Expected `layer` to name a layer that gives a map for each channel, as images "
             f"{tuple(images.shape)} have, got {tuple(maps.shape)} of {layer}. Name a convolution or what follows it."
@@ -45,7 +46,7 @@ def feature_maps(
 def layer_output(
     model: nn.Module, images: Tensor, layer: str, *, forward: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Return the output of a layer as :func:`feature_maps` does, whatever its shape.
+    """Return the output of a layer, of any shape, as :func:`feature_maps` does.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU())
@@ -59,10 +60,10 @@ def layer_output(
 
 
 def existing_channels(channels: Sequence[int], number: int) -> Sequence[int]:
-    """Return those of a layer's ``number`` channels: of a range the first so many, of a list all.
+    """Return the channels that a layer with ``number`` channels has. A range is shortened, a list is checked.
 
     Raises:
-        ValueError: If one of a list is beyond them.
+        ValueError: If a channel of a list does not exist.
 
     Example:
         >>> existing_channels(range(8), 3), existing_channels([2, 0], 3)
@@ -79,7 +80,7 @@ def existing_channels(channels: Sequence[int], number: int) -> Sequence[int]:
 
 
 def channel_activations(maps: Tensor) -> Tensor:
-    """Return the largest activation of each channel, shape ``(N, F)``, of maps or of plain outputs ``(N, F)``.
+    """Return the largest activation of each channel, shape ``(N, F)``, of maps ``(N, F, *spatial)`` or ``(N, F)``.
 
     Example:
         >>> channel_activations(torch.tensor([[[1.0, 4.0], [-3.0, -2.0]]]))

@@ -1,4 +1,4 @@
-"""Activation maximisation: the image that a channel or class answers most."""
+"""Activation maximisation: images that activate a channel or the logit of a class as much as possible."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,12 +19,12 @@ from dynalens.observation import (
     undisturbed,
 )
 
-_RATE = 0.05
+_RATE = 0.05  # learning rate
 _START = 0.01  # standard deviation of the first spectrum
-_DEGREES = 5.0
-_JITTER = 1 / 16  # of the side
-_SCALING = 0.1  # as the source's code has it
-_BETAS, _TINY = (0.9, 0.999), 1e-8
+_DEGREES = 5.0  # largest rotation
+_JITTER = 1 / 16  # largest shift, as a fraction of the side
+_SCALING = 0.1  # largest change of the size, as in the code of the source
+_BETAS, _TINY = (0.9, 0.999), 1e-8  # of Adam
 
 
 def maximise_activation(
@@ -116,12 +116,12 @@ def maximise_activation(
 
 
 def random_views(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the images (N, C, H, W), each rotated, scaled and shifted at random; what comes in repeats the border."""
+    """Return the images (N, C, H, W), each rotated, scaled and shifted at random, and mirrored beyond its edges."""
     n, _, height, width = images.shape
     angle, vertical, horizontal, scale = ((2 * torch.rand(n, generator=generator) - 1) for _ in range(4))
     angle, scale = angle * math.radians(_DEGREES), 1 + _SCALING * scale
     sin, cos = scale * angle.sin(), scale * angle.cos()
-    # In coordinates from -1 to 1, in which the sides of an image that is not square have different lengths.
+    # In coordinates from -1 to 1. In them, the pixels of an image that is not square are not square either.
     rows = [cos, -sin * height / width, 2 * _JITTER * horizontal, sin * width / height, cos, 2 * _JITTER * vertical]
     theta = torch.stack(rows, dim=1).view(n, 2, 3).to(images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
@@ -129,7 +129,7 @@ def random_views(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def roughness(images: Tensor) -> Tensor:
-    """Return squared differences of neighbouring pixels over four times the variance, (N,): 1 for white noise.
+    """Return the squared differences of neighbouring pixels over four times the variance, (N,): 1 for white noise.
 
     Example:
         >>> board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(4, 4)
@@ -143,7 +143,7 @@ def roughness(images: Tensor) -> Tensor:
 
 
 def likeness(maps: Tensor, variants: int) -> Tensor:
-    """Return the mean cosine similarity of the Gram matrices of any two variants of a unit, (units,).
+    """Return for each unit the mean cosine similarity of the Gram matrices of two of its variants, (units,).
 
     Args:
         maps: Shape ``(units * variants, C, *spatial)``, the variants of a unit one after another.
@@ -163,7 +163,7 @@ def likeness(maps: Tensor, variants: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Terms:
-    """What is maximised."""
+    """The settings of the objective that :func:`maximise_activation` defines."""
 
     layer: str | None
     diversity_layer: str | None
@@ -175,7 +175,7 @@ class _Terms:
         if self.variants < 1 or min(self.diversity, self.frequency_penalty) < 0:
             raise ValueError(
                 "Expected `variants` to be at least 1, `diversity` and `frequency_penalty` at least 0, got "
-                f"{self.variants}, {self.diversity} and {self.frequency_penalty}. Pass 0 for no such term."
+                f"{self.variants}, {self.diversity} and {self.frequency_penalty}. Pass 0 to leave a term out."
             )
         if self.diversity and (self.variants == 1 or self.diversity_layer is None):
             raise ValueError(
@@ -187,6 +187,15 @@ class _Terms:
     def objective(
         self, model: nn.Module, run: Callable[[Tensor], Tensor], images: Tensor, inputs: Tensor, units: Sequence[int]
     ) -> Tensor:
+        """Return the sum of the objective over all units.
+
+        Args:
+            model: The model.
+            run: Callable that runs the model.
+            images: The images, one for each variant of each unit. Their roughness is penalised.
+            inputs: The images as the model sees them, for instance rotated.
+            units: The unit of each image.
+        """
         with ExitStack() as stack:
             names = {name for name in (self.layer, self.diversity_layer if self.diversity else None) if name}
             layers = {name: module_named(model, name, argument="layer") for name in names}
@@ -194,17 +203,17 @@ class _Terms:
             logits = run(inputs)
         output = checked_logits(logits) if self.layer is None else captures[self.layer].value
         activations = _activations(output, units, self.layer or "the logits")
-        of_units = activations.view(-1, self.variants).sum(dim=1)
-        penalty = torch.zeros_like(of_units)
+        unit_activations = activations.view(-1, self.variants).sum(dim=1)
+        penalty = torch.zeros_like(unit_activations)
         if self.frequency_penalty:
             penalty = penalty + self.frequency_penalty * roughness(images).view(-1, self.variants).mean(dim=1)
         if self.diversity and self.diversity_layer is not None:
             penalty = penalty + self.diversity * likeness(captures[self.diversity_layer].value.float(), self.variants)
-        return (of_units - of_units.detach().abs() * penalty).sum()
+        return (unit_activations - unit_activations.detach().abs() * penalty).sum()
 
 
 def _activations(output: Tensor, units: Sequence[int], source: str) -> Tensor:
-    """Return the activation of each image's unit, (N,)."""
+    """Return for each image the activation of its unit, (N,)."""
     if output.ndim < 2 or max(units) >= output.shape[1] or min(units) < 0:
         raise ValueError(
             f"Expected units in [0, {output.shape[1] if output.ndim > 1 else 1}) of {source}, got "
@@ -221,10 +230,11 @@ def _frequencies(size: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _scale(size: Sequence[int]) -> Tensor:
+    """Return the factor of each frequency of the spectrum."""
     height, width = size[1], size[2]
     frequency = torch.hypot(torch.fft.fftfreq(height).unsqueeze(1), torch.fft.rfftfreq(width))
-    # The transform divides by the number of pixels; a quarter of its root, as the source's code has it, keeps the
-    # sigmoid from being saturated.
+    # The transform divides by the number of pixels. The factor of a quarter of its square root, which is that of the
+    # source's code, makes values in which the sigmoid is not saturated.
     return 0.25 * math.sqrt(height * width) / frequency.clamp(min=1 / max(height, width))
 
 

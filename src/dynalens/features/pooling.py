@@ -1,4 +1,4 @@
-"""One vector for each sample from whatever a layer gives."""
+"""One vector for each sample from the output of any layer."""
 
 from torch import Tensor, nn
 
@@ -12,19 +12,19 @@ _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention)
 def position_mean(layer: nn.Module, output: Tensor) -> Tensor:
     """Return the mean of a layer's output over all positions, a vector for each sample.
 
-    Space, (N, C, H, W) and (N, C, D, H, W), is averaged for each channel. Of (N, A, B) the last part of the layer that
-    tells decides: time, (N, C, L), after convolutions, pooling and batch norm; tokens, (N, T, C), after linear layers,
-    layer norm, embeddings and attention.
+    An output (N, C, H, W) or (N, C, D, H, W) is averaged over space. An output with three dimensions is a series,
+    (N, C, L), after a convolution, pooling or batch norm. It is tokens, (N, T, C), after a linear layer, layer norm,
+    embedding or attention. The last such module within the layer decides.
 
     Args:
-        layer: What gave the output.
-        output: Shape ``(N, D)`` or one of these, floating.
+        layer: The layer that computed the output.
+        output: Shape ``(N, D)`` or one of those above, floating.
 
     Returns:
         Shape ``(N, D)``, float32, a copy without graph.
 
     Raises:
-        ValueError: If the output has another shape, or the layer does not tell where the channels are.
+        ValueError: If the output has another shape, or the layer has no such module.
 
     Example:
         >>> import torch
@@ -46,11 +46,12 @@ def position_mean(layer: nn.Module, output: Tensor) -> Tensor:
 
 
 def _channels_first(layer: nn.Module) -> bool:
-    known_modules = [m for m in layer.modules() if isinstance(m, (*_CHANNELS_FIRST, *_CHANNELS_LAST))]
-    if not known_modules:
+    """Return whether the layer's output is a series (N, C, L); if not, it is tokens (N, T, C)."""
+    telling_modules = [m for m in layer.modules() if isinstance(m, (*_CHANNELS_FIRST, *_CHANNELS_LAST))]
+    if not telling_modules:
         raise ValueError(
             "Expected `features` to name a convolution, a norm or a linear layer, because other layers do not tell "
             f"whether their output is tokens (N, T, C) or signals (N, C, L), got {type(layer).__name__}. Name the "
             "convolution, norm or linear layer before it."
         )
-    return isinstance(known_modules[-1], _CHANNELS_FIRST)
+    return isinstance(telling_modules[-1], _CHANNELS_FIRST)

@@ -1,4 +1,4 @@
-"""The newest features of each sample, kept on the device of the training."""
+"""The newest features of each sample, stored on the device of the training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +14,10 @@ _DTYPE = torch.bfloat16  # as wide as float32, so that nothing overflows; cosine
 
 
 class FeatureRows:
-    """Keeps a vector for each of N samples, the newest one, in bfloat16; the host never waits for the device.
+    """Stores the newest feature vector of each of N samples, in bfloat16. The host never waits for the device.
 
     Args:
-        budget: Bytes that N x D values may take.
+        budget: Number of bytes that the N x D values may take.
 
     Example:
         >>> rows = FeatureRows()
@@ -29,32 +29,32 @@ class FeatureRows:
 
     def __init__(self, budget: int = BUDGET) -> None:
         self._budget = budget
-        # One row more than there are samples takes what a later row of the same batch replaces.
+        # There is one row more than there are samples. If a sample is in a batch twice, its first vector goes there.
         self._values = torch.empty(1, 0, dtype=_DTYPE)
         self._has_row = torch.zeros(1, dtype=torch.bool)
-        self._stamp = torch.zeros(1, dtype=torch.int64)  # of the step in this epoch, from 1
+        self._stamp = torch.zeros(1, dtype=torch.int64)  # number of the step in this epoch that wrote the row, from 1
         self._step = 0
 
     @property
     def values(self) -> Tensor:
-        """Shape ``(N, D)``, bfloat16; zeros for a sample that is not known."""
+        """The features, shape ``(N, D)``, bfloat16: zeros for samples that have none yet."""
         return self._values[:-1]
 
     @property
     def has_row(self) -> Tensor:
-        """Shape ``(N,)``, bool."""
+        """Whether a sample has features, shape ``(N,)``, bool."""
         return self._has_row[:-1]
 
     def update(self, rows: Tensor, features: Tensor, num_samples: int) -> None:
-        """Keep the features of a batch; of a sample that is in it twice, the later ones.
+        """Store the features of a batch. If a sample is in it twice, the later features count.
 
         Args:
-            rows: Shape ``(B,)``, int64, below ``num_samples``.
+            rows: Position of each sample, shape ``(B,)``, int64, below ``num_samples``.
             features: Shape ``(B, D)``.
-            num_samples: How many samples there are; more than before makes room for them.
+            num_samples: Number of samples of the dataset. It may grow.
 
         Raises:
-            ValueError: If they take more than the budget, or D changes.
+            ValueError: If the features take more than the budget, or D changes.
         """
         self._make_room(num_samples, features)
         is_repeated = (rows.unsqueeze(1) == rows).triu(1).any(dim=1)
@@ -65,20 +65,20 @@ class FeatureRows:
         self._stamp.index_fill_(0, places, self._step)
 
     def merge(self, gather: Callable[[Tensor], list[Tensor]]) -> None:
-        """Give every process the newest features of all; a later step counts, then a higher rank.
+        """Give every process the newest features of all processes: those of the latest step, then of the highest rank.
 
         Args:
-            gather: Returns the tensors of all processes, whose first dimensions may differ.
+            gather: Callable(tensor) that returns the tensors of all processes. Their first dimensions may differ.
         """
         shapes = torch.cat(gather(torch.tensor([[len(self._has_row) - 1, self._values.shape[1]]])))
         length, width = shapes.amax(dim=0).tolist()
         if not width:
             return
         self._make_room(length, torch.empty(0, width, device=self._values.device))
-        mine = self._stamp[:-1].nonzero().squeeze(1)
-        row, stamp = (np.concatenate([part.numpy() for part in gather(t)]) for t in (mine, self._stamp[mine]))
-        # As bytes, which every backend can gather.
-        values = torch.cat(gather(self._values[mine].view(torch.uint8))).view(_DTYPE)
+        own_rows = self._stamp[:-1].nonzero().squeeze(1)
+        row, stamp = (np.concatenate([part.numpy() for part in gather(t)]) for t in (own_rows, self._stamp[own_rows]))
+        # They are sent as bytes, which every backend can gather.
+        values = torch.cat(gather(self._values[own_rows].view(torch.uint8))).view(_DTYPE)
         newest_first = np.argsort(stamp, kind="stable")[::-1].copy()
         _, newest_places = np.unique(row[newest_first], return_index=True)
         newest = newest_first[newest_places]
@@ -93,17 +93,18 @@ class FeatureRows:
         self._step = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return copies on the host: 2 x N x D bytes."""
+        """Return copies on the host, of 2 x N x D bytes."""
         return {"values": self.values.cpu().clone(), "known": self.has_row.cpu().clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the features of a checkpoint; they move to the device with the next batch."""
+        """Continue with the features of a checkpoint. They are moved to the device with the next batch."""
         n, width = state["values"].shape
         self._values = torch.zeros(n + 1, width, dtype=_DTYPE)
         self._has_row, self._stamp = torch.zeros(n + 1, dtype=torch.bool), torch.zeros(n + 1, dtype=torch.int64)
         self._values[:-1], self._has_row[:-1], self._step = state["values"], state["known"], 0
 
     def _make_room(self, num_samples: int, features: Tensor) -> None:
+        """Move the rows to the device of the features, and add rows if there are fewer than samples."""
         length, width, device = len(self._has_row) - 1, features.shape[1], features.device
         if length and width != self._values.shape[1]:
             raise ValueError(
@@ -124,7 +125,7 @@ class FeatureRows:
                 "gives fewer values for each sample."
             )
         max_rows = self._budget // (width * _DTYPE.itemsize)
-        # Ids come one after another: room for as many again, where there is some left.
+        # If ids appear one after another, the number of rows is doubled within the budget, so that few copies are made.
         room = num_samples if not length else min(max(num_samples, 2 * length), max_rows)
         self._values, self._has_row, self._stamp = (
             _longer(t, room - length, keep=length) for t in (self._values_of(width, device), self._has_row, self._stamp)
@@ -135,4 +136,5 @@ class FeatureRows:
 
 
 def _longer(tensor: Tensor, extra: int, *, keep: int) -> Tensor:
+    """Return the first ``keep`` rows of a tensor, followed by ``extra`` rows of zeros and one more."""
     return torch.cat([tensor[:keep], tensor.new_zeros(extra + 1, *tensor.shape[1:])])

@@ -1,4 +1,4 @@
-"""The inputs that excite a channel most."""
+"""The inputs with the largest activations of a channel."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ _IMAGES = 4  # N, C, H, W
 
 
 class TopInputs:
-    """Keeps, for some channels, the k inputs with the largest activation; the host never waits for the device.
+    """Stores for some channels the k inputs with the largest activation. The host never waits for the device.
 
-    Source: Zeiler, Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, Section 4, who show the
-    nine strongest of a validation set. https://arxiv.org/abs/1311.2901
+    Source: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4, who show
+    the nine strongest inputs of a validation set. https://arxiv.org/abs/1311.2901
 
     Args:
-        channels: C of them.
-        k: Inputs for each.
+        channels: Numbers of the C channels.
+        k: Number of inputs of each channel.
 
     Example:
         >>> top = TopInputs([1], k=2)
@@ -33,23 +33,23 @@ class TopInputs:
 
     @property
     def activations(self) -> Tensor:
-        """Shape ``(C, k)``, the largest first; -inf where fewer inputs have passed."""
+        """The activations, shape ``(C, k)``, the largest first; -inf where fewer than k inputs were offered."""
         assert self._best is not None
         return self._best[0]
 
     @property
     def images(self) -> Tensor:
-        """Shape ``(C, k, channels, H, W)``, or ``(C, k, channels, L)`` of signals."""
+        """The inputs, shape ``(C, k, channels, H, W)``, or ``(C, k, channels, L)`` for signals."""
         assert self._best is not None
         return self._best[1]
 
     def offer(self, small: Tensor, activations: Tensor) -> None:
-        """Keep what is stronger than before.
+        """Store the inputs of a batch that have larger activations than those that are stored.
 
         Args:
-            small: Shape ``(N, channels, *spatial)``, as of :func:`small_copies`; a batch of another size than the first
-                one is left out.
-            activations: Shape ``(N, F)``; NaN counts as -inf.
+            small: The inputs as :func:`small_copies` returns them, shape ``(N, channels, *spatial)``. A batch of
+                another size than the first one is left out.
+            activations: Shape ``(N, F)``. NaN counts as -inf.
         """
         if self._best is None:
             no_activation = activations.new_full((len(self.channels), self._k), -torch.inf)
@@ -57,7 +57,7 @@ class TopInputs:
         activations_so_far, pictures = self._best
         if pictures.shape[2:] != small.shape[1:]:
             return
-        # Channel by channel: an index from the host would wait for the device.
+        # Each channel is selected alone, because a list of indices from the host would wait for the device.
         strength = torch.stack([activations.detach()[:, channel] for channel in self.channels])
         all_activations = torch.cat([activations_so_far, strength.nan_to_num(nan=-torch.inf)], dim=1)
         strongest, place = all_activations.topk(self._k, dim=1)
@@ -69,7 +69,7 @@ class TopInputs:
 
 
 def small_copies(images: Tensor, side: int = 96) -> Tensor:
-    """Return copies of images (N, C, H, W), averaged down to ``side`` pixels where larger; of other inputs as they are.
+    """Return copies of images (N, C, H, W), averaged down to at most ``side`` pixels. Other inputs keep their size.
 
     Example:
         >>> small_copies(torch.zeros(2, 3, 480, 320)).shape

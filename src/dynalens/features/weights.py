@@ -10,8 +10,8 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def first_layer_weights(model: nn.Module, layer: str | None = None) -> tuple[str, Tensor]:
     """Return the name and the filters of the first convolution, in the order of the model's modules.
 
-    Only filters of the first layer can be shown as images. In another layer they have as many channels as the layer
-    before has.
+    Only filters of the first layer can be shown as images, because they have the channels of an image. Filters of other
+    layers have as many channels as the layer before.
 
     Args:
         model: The model.

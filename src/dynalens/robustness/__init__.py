@@ -1,4 +1,4 @@
-"""How little it takes to change a prediction: adversarial steps, and corruptions of the input."""
+"""How little it takes to change a prediction: adversarial steps and corruptions of the input."""
 
 from dynalens.robustness.attacks import ATTACKS, SmallestStep, smallest_step
 from dynalens.robustness.checks import CHECKS, check_robust_inputs, check_robustness

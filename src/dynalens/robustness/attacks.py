@@ -17,9 +17,10 @@ Forward = Callable[[Tensor], Tensor]
 
 ATTACKS = ("fgsm", "pgd", "random_sign")
 _LEVELS = 128
-"""Steps that are told apart: half the values of a byte, since the largest step is half the range."""
+"""Number of different steps. It is half the values of a byte, because the largest step is half of the range."""
 _TO_THE_BORDER = 2.5
-"""Madry et al. (ICLR 2018) go 2.5 times as far as the border in all, so that each point within it is reached."""
+"""All steps of PGD together, as a multiple of the largest distance. Madry et al. (ICLR 2018) choose it so that the
+attack can reach each point within the distance."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,11 @@ def smallest_step(
 
 
 Change = Callable[[Tensor, float, Tensor], Tensor]
-"""(image, step, its class) -> the changed image."""
+"""(image, step, predicted class) -> the changed image."""
 
 
 def _attack(name: str, run: Forward, limits: Bounds, iterations: int, seed: int) -> Change:
+    """Return the callable that changes an image by the attack of this name."""
     check_choice("attack", name, ATTACKS)
     if name == "random_sign":
         return lambda x, step, _: _clip(x + step * _random_signs(x, seed), limits)
@@ -143,8 +145,8 @@ def _attack(name: str, run: Forward, limits: Bounds, iterations: int, seed: int)
         lambda x: connected_logits(run, x, torch.zeros(len(x), dtype=torch.int64, device=x.device)),
         lambda logits, predicted: -lead(logits.float(), predicted),
     )
-    attack.bound = lambda x: _clip(x, limits)  # Captum's own are the same for all channels
-    (attack if name == "fgsm" else attack.fgsm).zero_thresh = 0.0  # small gradients have a sign, too
+    attack.bound = lambda x: _clip(x, limits)  # Captum's own bounds are the same for all channels
+    (attack if name == "fgsm" else attack.fgsm).zero_thresh = 0.0  # Captum's default sets small gradients to 0
     if name == "fgsm":
         return lambda x, step, predicted: attack.perturb(x, step, predicted).detach()
     return lambda x, step, predicted: attack.perturb(
@@ -153,6 +155,15 @@ def _attack(name: str, run: Forward, limits: Bounds, iterations: int, seed: int)
 
 
 def _smallest(run: Forward, x: Tensor, change: Change, unit: float) -> tuple[float, Tensor, Tensor, Tensor]:
+    """Return the smallest step for one image, the changed image, and the predicted classes before and after it.
+
+    Args:
+        run: Callable(images) that returns logits.
+        x: Shape ``(1, C, *spatial)``.
+        change: Changes the image by a step.
+        unit: Distance between steps.
+    """
+
     def classes(images: Tensor) -> Tensor:
         with torch.no_grad():
             logits = as_logits(run(images), torch.zeros(len(images), dtype=torch.int64, device=images.device))

@@ -1,4 +1,4 @@
-"""The names of all checks of robustness, and what they need."""
+"""The names of all attacks and corruptions, and checks of what they need."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -26,23 +26,23 @@ def check_robustness(names: Sequence[str] | str) -> tuple[str, ...]:
     check_list = checked_names("robustness", names, CHECKS)
     if set(check_list) & set(ATTACKS) and importlib.util.find_spec("captum") is None:
         raise ValueError(
-            f"Expected Captum to be installed for {', '.join(ATTACKS)}, got none. Install it: "
+            f"Expected Captum to be installed for {', '.join(ATTACKS)}, got no such package. Install it: "
             "`pip install captum`, or name corruptions only."
         )
     return check_list
 
 
 def check_robust_inputs(inputs: Tensor, names: Sequence[str]) -> None:
-    """Raise a ValueError if the checks of these names are not defined for such inputs.
+    """Raise a ValueError if one of these attacks and corruptions is not defined for such inputs.
 
     Args:
-        inputs: As a model takes them.
-        names: Names of checks.
+        inputs: Inputs as the model takes them.
+        names: Names from ``CHECKS``.
     """
     if names and is_tokens(inputs):
         raise ValueError(
-            f"Expected `robustness` to be none for tokens, {tuple(inputs.shape)}, {inputs.dtype}, got "
-            f"{', '.join(names)}. Tokens have no small steps: pass `robustness=()`."
+            f"Expected `robustness` to be empty for tokens, {tuple(inputs.shape)}, {inputs.dtype}, got "
+            f"{', '.join(names)}. Tokens cannot be changed by small steps: pass `robustness=()`."
         )
     if "blur" in names and inputs.ndim == 2:
         raise ValueError(

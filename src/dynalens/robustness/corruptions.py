@@ -1,4 +1,4 @@
-"""A small set of corruptions, and what they leave of the margins."""
+"""Four corruptions of images, and the margins in corrupted images."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from dynalens.faithfulness import blurred, class_logits
 
 Forward = Callable[[Tensor], Tensor]
 
-# Severity 5 of CIFAR-10-C (Hendrycks and Dietterich, ICLR 2019, with its code), whose images are in [0, 1] and 32 wide.
+# Severity 5 in the code of CIFAR-10-C (Hendrycks and Dietterich, ICLR 2019). Its images are in [0, 1] and 32 wide.
 _NOISE = 0.1
 _BLUR = 1 / 32
 _BRIGHTER = 0.3
@@ -19,26 +19,26 @@ _CONTRAST = 0.15
 
 
 class Bounds(NamedTuple):
-    """The lowest and the highest value of each channel, shapes that broadcast to the images."""
+    """The lowest and the highest value of each channel, in shapes that broadcast to the images."""
 
     low: Tensor
     high: Tensor
 
     @property
     def span(self) -> Tensor:
-        """Their difference."""
+        """The highest value minus the lowest one."""
         return self.high - self.low
 
 
 def bounds_of(images: Tensor, bounds: tuple[float, float] | None) -> Bounds:
-    """Return the given bounds, or those of each channel of the images.
+    """Return the bounds as tensors; without bounds, the lowest and the highest value of each channel of the images.
 
     Args:
         images: Shape ``(N, C, *spatial)``.
-        bounds: The same for all channels, or None.
+        bounds: Lowest and highest value, the same for all channels, or None.
 
     Raises:
-        ValueError: If the first is not below the second, or there are no images to take them from.
+        ValueError: If the lowest value is not below the highest one, or if there are neither bounds nor images.
     """
     if bounds is not None:
         low, high = bounds
@@ -77,7 +77,6 @@ CORRUPTIONS: dict[str, Callable[[Tensor, Bounds, int], Tensor]] = {
     "brightness": _brighter,
     "contrast": _with_less_contrast,
 }
-"""By name."""
 
 
 def corrupted(images: Tensor, corruption: str, *, bounds: tuple[float, float] | None = None, seed: int = 0) -> Tensor:
@@ -162,7 +161,7 @@ def corrupted_margins(
 
 
 def lead(logits: Tensor, classes: Tensor) -> Tensor:
-    """Return how far the logit of a class is above the largest of the others, (N,), with its graph."""
+    """Return the logit of a class minus the largest logit of the other classes, (N,), with its graph."""
     columns = classes.unsqueeze(1)
     label_logits = logits.gather(1, columns).squeeze(1)
     return label_logits - logits.scatter(1, columns, float("-inf")).amax(dim=1)

@@ -1,4 +1,4 @@
-"""Simple models in place of the network: linear ones around a sample, what they say of a class, a tree of all."""
+"""Simple models that imitate the network: linear models around samples, their means over classes, and a tree."""
 
 from dynalens.surrogates.lime import LimeMaps, lime_maps
 from dynalens.surrogates.normlime import normlime

@@ -1,4 +1,4 @@
-"""Linear models around samples, by Captum's LIME, with their fidelity and with a prior for each class."""
+"""Linear models around samples, computed by Captum's LIME, with their fidelity, and with a prior for each class."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ def lime_maps(
     maps, fidelity = [], []
     for image, target in zip(torch.split(images, 1), torch.split(targets, 1), strict=True):
         prior_of_class = None if prior is None else prior.get(int(target))
-        ridge = _Ridge(_weights(prior_of_class, place), penalty)
+        ridge = _Ridge(_prior_weights(prior_of_class, place), penalty)
         weights = attribute(
             model, image, target, forward=forward, interpretable_model=ridge, n_samples=samples,
             perturbations_per_eval=chunk_size, baselines=baseline,
@@ -110,8 +110,8 @@ def lime_maps(
     return LimeMaps(torch.cat(maps), torch.tensor(fidelity), place)
 
 
-def _weights(prior: Tensor | None, place: Tensor) -> Tensor:
-    """Return the prior of each feature, (F,): that of one of its positions."""
+def _prior_weights(prior: Tensor | None, place: Tensor) -> Tensor:
+    """Return the prior weight of each feature, (F,): that of one of its positions, or 0 without a prior."""
     weights = torch.zeros(int(place.max()) + 1, dtype=torch.float64)
     if prior is not None:
         weights[place.flatten()] = prior.detach().cpu().double().flatten()
@@ -119,7 +119,7 @@ def _weights(prior: Tensor | None, place: Tensor) -> Tensor:
 
 
 class _Ridge:
-    """What Captum calls an interpretable model: fitted to the perturbed samples, and read."""
+    """A ridge regression in the form that Captum's LIME takes: with the methods ``fit`` and ``representation``."""
 
     def __init__(self, prior: Tensor, penalty: float) -> None:
         self._prior, self._penalty = prior.numpy(), penalty
@@ -127,6 +127,7 @@ class _Ridge:
         self.fidelity = float("nan")
 
     def fit(self, batches: Iterable[Any], **_options: Any) -> None:
+        """Fit the weights to the perturbed copies, and compute the fidelity."""
         presence, logits, similarity = (
             torch.cat(list(part)).cpu().double().numpy() for part in zip(*batches, strict=True)
         )
@@ -136,9 +137,10 @@ class _Ridge:
         ridge = Ridge(alpha=self._penalty)
         ridge.fit(presence, logits - presence @ self._prior, sample_weight=similarity)
         self._weights = ridge.coef_ + self._prior
-        foretold = ridge.intercept_ + presence @ self._weights
         if logits.min() < logits.max():
-            self.fidelity = float(r2_score(logits, foretold, sample_weight=similarity))
+            predictions = ridge.intercept_ + presence @ self._weights
+            self.fidelity = float(r2_score(logits, predictions, sample_weight=similarity))
 
     def representation(self) -> Tensor:
+        """Return the weights, shape ``(1, F)``."""
         return torch.as_tensor(self._weights).float().unsqueeze(0)

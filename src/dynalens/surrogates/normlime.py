@@ -1,4 +1,4 @@
-"""From explanations of many samples to those of classes."""
+"""The importance of features for classes, from the linear models of many samples."""
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ def normlime(maps: Tensor, labels: Tensor, *, features: Tensor | None = None) ->
             "of each position."
         )
     place = place.to(maps.device).flatten()
-    weights = _of_features(maps.float().flatten(1), place)
+    weights = _feature_means(maps.float().flatten(1), place)
     total = weights.abs().sum(dim=1, keepdim=True)
     shares = torch.where(total > 0, weights.square() / total, 0.0)
     importance = {}
@@ -61,8 +61,8 @@ def normlime(maps: Tensor, labels: Tensor, *, features: Tensor | None = None) ->
     return importance
 
 
-def _of_features(flat: Tensor, place: Tensor) -> Tensor:
-    """Return the mean (N, F) over the positions of each feature."""
+def _feature_means(flat: Tensor, place: Tensor) -> Tensor:
+    """Return the mean (N, F) of maps (N, P) over the positions of each feature."""
     number = int(place.max()) + 1
     sums = flat.new_zeros(len(flat), number).index_add_(1, place, flat)
     return sums / torch.bincount(place, minlength=number).clamp(min=1)

@@ -1,4 +1,4 @@
-"""A decision tree in place of a network of tables."""
+"""A decision tree that imitates a network for tables."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dynalens.faithfulness import class_logits
 
 Forward = Callable[[Tensor], Tensor]
 _HELD_OUT = 4
-"""One row of so many is held out: scikit-learn's own default."""
+"""One of this many rows is held out, which is scikit-learn's default."""
 
 
 @dataclass(frozen=True)
@@ -88,28 +88,27 @@ def tree_surrogate(
     if inputs.ndim != 2 or not inputs.is_floating_point() or len(inputs) < min_rows:
         raise ValueError(
             f"Expected `inputs` to be at least {min_rows} rows of a table, floating (N, F), got {tuple(inputs.shape)}, "
-            f"{inputs.dtype}. Trees of images say nothing: pass columns that mean something."
+            f"{inputs.dtype}. A tree asks about single columns, so pass a table. A tree of pixels would say nothing."
         )
     logits = class_logits(model, inputs, forward=forward)
     if not bool(logits.isfinite().all()):
         raise ValueError(
             "Expected finite logits, got NaN or infinity. Check that the weights and the inputs are finite."
         )
-    predicted = logits.argmax(dim=1).cpu()
+    classes = logits.argmax(dim=1).cpu()
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    held_out, fit_rows = order[: len(order) // _HELD_OUT], order[len(order) // _HELD_OUT :]
+    test_rows, fit_rows = order[: len(order) // _HELD_OUT], order[len(order) // _HELD_OUT :]
     with installed("scikit-learn", "a surrogate", "scikit-learn"):
         from sklearn.tree import DecisionTreeClassifier, export_text
-    rows = inputs.detach().float().cpu().numpy()
+    table = inputs.detach().float().cpu().numpy()
     tree = DecisionTreeClassifier(max_depth=depth, random_state=seed)
-    tree.fit(rows[fit_rows], predicted[fit_rows].numpy())
-    common = int(predicted[fit_rows].mode().values)
+    tree.fit(table[fit_rows], classes[fit_rows].numpy())
+    most_common = int(classes[fit_rows].mode().values)
+    columns = None if feature_names is None else list(feature_names)
     names = None if class_names is None else [str(class_names[label]) for label in tree.classes_]
     return TreeSurrogate(
         tree,
-        fidelity=float(tree.score(rows[held_out], predicted[held_out].numpy())),
-        majority=float((predicted[held_out] == common).float().mean()),
-        rules=export_text(
-            tree, feature_names=None if feature_names is None else list(feature_names), class_names=names
-        ),
+        fidelity=float(tree.score(table[test_rows], classes[test_rows].numpy())),
+        majority=float((classes[test_rows] == most_common).float().mean()),
+        rules=export_text(tree, feature_names=columns, class_names=names),
     )
