@@ -290,7 +290,7 @@ def test_a_model_is_left_as_it_was(run: tuple[Path, Any]) -> None:
         ({"checkpoints": "nowhere"}, "Expected `checkpoints` to be files of ModelCheckpoint"),
         ({"learning_rate": 0.0}, "learning rate above 0"),
         ({"data": TensorDataset(images(5) / N, labels(5))}, r"to be the one of the record.*got 5 samples\. Pass"),
-        ({"data": TensorDataset(images() / N, labels().flip(0))}, "one of the record.*with others.*`record=None`"),
+        ({"data": TensorDataset(images() / N, labels().flip(0))}, "one of the record.*other labels.*`record=None`"),
         ({"data": iter([])}, "Expected `dataset` to be map-style"),
         ({"data": TensorDataset(images() / N)}, "without labels"),
         ({"samples": (TEST[0][:0], TEST[1][:0])}, "at least one test sample"),

@@ -165,7 +165,10 @@ def smooth_grad(
 
 
 class _Draws:
-    """Standard normal tensors k = 0, 1, ... of the shape of one sample, asked for in order, several times over."""
+    """Returns the k-th of some standard normal tensors of the shape of one sample.
+
+    They are drawn in the order k = 0, 1, ... The same tensors are drawn again if k starts from 0 again.
+    """
 
     def __init__(self, seed: int, template: Tensor) -> None:
         self.seed, self.template = seed, template
@@ -339,7 +342,7 @@ def completeness_gap(
 
 
 def _quadrature(rule: str, steps: int) -> tuple[list[float], list[float]]:
-    """Return points and weights of the mean over [0, 1]."""
+    """Return points in [0, 1] and their weights, with which the integral over [0, 1] is estimated."""
     check_choice("rule", rule, ("midpoint", "gauss_legendre"))
     if rule == "midpoint":
         return [(k + 0.5) / steps for k in range(steps)], [1 / steps] * steps

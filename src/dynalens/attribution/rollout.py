@@ -194,10 +194,12 @@ def _identity(weights: Tensor) -> Tensor:
 
 
 Part = Callable[[Forward, Tensor, Tensor], Tensor]
-"""(run, images, targets) -> for each image, what each token (row) has from each other one (column), (N, T, T)."""
+"""(run, images, targets) -> matrices (N, T, T): how much each token (row) takes from each other one (column)."""
 
 
 def _rollout_of(mix: Callable[[list[Tensor], Tensor], list[Tensor]]) -> Part:
+    """Return the product of one matrix for each layer, which ``mix`` makes of attention weights and scores."""
+
     def part(run: Forward, x: Tensor, targets: Tensor) -> Tensor:
         layers = mix(*_attention(run, x, targets))
         rollout = layers[0].detach().float()
@@ -229,7 +231,7 @@ def _on_the_grid(
 
     Args:
         name: Name of the method, for errors.
-        part: Computes the matrices (N, T, T) of some images, whose rows are meant.
+        part: Computes the matrices (N, T, T) whose rows are averaged.
         model: See :func:`attention_rollout`, also for the other arguments.
     """
     with prepared(model, images, targets, forward=forward, chunk_size=chunk_size) as (run, x):
@@ -253,4 +255,5 @@ def _self_attention(attention: list[Tensor], images: int) -> list[Tensor]:
 
 
 def _by_head(weights: Tensor, images: int) -> Tensor:
+    """Return attention weights (N, heads, T, T) or (N * heads, T, T) in the first of these shapes."""
     return weights if weights.ndim == 4 else weights.view(images, -1, *weights.shape[1:])

@@ -111,8 +111,8 @@ def dissect(
     by_channel = maps.transpose(0, 1).flatten(1).numpy()
     threshold = torch.from_numpy(np.quantile(by_channel, 1 - top, axis=1).astype(np.float32))
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[images.ndim - 2]
-    large = F.interpolate(maps, size=images.shape[2:], mode=mode, align_corners=False)
-    is_active = large > threshold.view(1, -1, *[1] * (images.ndim - 2))
+    large_maps = F.interpolate(maps, size=images.shape[2:], mode=mode, align_corners=False)
+    is_active = large_maps > threshold.view(1, -1, *[1] * (images.ndim - 2))
     iou = np.stack([_iou(is_active, mask.cpu() != 0) for mask in masks.values()], axis=1)
     return Dissection(iou, tuple(map(escaped, masks)), is_active)
 

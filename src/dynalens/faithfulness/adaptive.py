@@ -38,8 +38,8 @@ class _Points:
     def heavy_middles(self, tolerance: float) -> list[int]:
         """Return the middles of the intervals that weigh more than the tolerance, the heaviest first."""
         weights = self.weights()
-        heavy = [i for i in sorted(range(len(weights)), key=lambda i: -weights[i]) if weights[i] > tolerance]
-        middles = [(self.counts[i] + self.counts[i + 1]) // 2 for i in heavy if self._width(i) > 1]
+        intervals = [i for i in sorted(range(len(weights)), key=lambda i: -weights[i]) if weights[i] > tolerance]
+        middles = [(self.counts[i] + self.counts[i + 1]) // 2 for i in intervals if self._width(i) > 1]
         return middles[: max(_MOST_INTERVALS - len(weights), 0)]
 
     def weights(self) -> list[float]:

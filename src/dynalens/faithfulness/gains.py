@@ -96,10 +96,10 @@ def rescaled(curves: Mapping[str, Curve], *, least_gap: float = _LEAST_GAP) -> d
         >>> rescaled({"deletion": deletion})["deletion"].values  # from the image to the baseline
         tensor([[1.0000, 0.5000, 0.0000]])
     """
-    rescaled = {}
+    rescaled_curves = {}
     for name, curve in curves.items():
         first_values, last_values = curve.values[:, 0], curve.values[:, -1]
         original, baseline = (first_values, last_values) if name == "deletion" else (last_values, first_values)
         values = rescaled_curve(curve.values, original, baseline, least_gap=least_gap)
-        rescaled[name] = Curve(values, curve.fractions, curve.evaluations)
-    return rescaled
+        rescaled_curves[name] = Curve(values, curve.fractions, curve.evaluations)
+    return rescaled_curves

@@ -105,7 +105,7 @@ def _masks(maps: Tensor, regions: Regions) -> Tensor:
     boxes = not isinstance(regions, Tensor) or (regions.ndim == 2 and regions.shape[1] == 4)
     masks = box_masks(regions, maps.shape[1:]) if boxes and maps.ndim == 3 else regions
     if not isinstance(masks, Tensor) or masks.shape != maps.shape:
-        shape = tuple(masks.shape) if isinstance(masks, Tensor) else f"{len(masks)} of them"
+        shape = tuple(masks.shape) if isinstance(masks, Tensor) else f"a {type(masks).__name__} of {len(masks)}"
         raise ValueError(
             f"Expected `regions` to be masks of the shape of `maps`, {tuple(maps.shape)}, or boxes (N, 4), got "
             f"{shape}. Pass one region for each image."

@@ -102,8 +102,8 @@ def measure(
         formulas = {"average_drop": drop_of, "average_increase": increase_of}
         values |= {name: formulas[name](p_image, p_masked) for name in names if name in formulas}
     if regions is not None:
-        local = {"pointing_game": pointing_game, "relevance_mass": relevance_mass}
-        values |= {name: local[name](maps, regions) for name in names if name in local}
+        region_metrics = {"pointing_game": pointing_game, "relevance_mass": relevance_mass}
+        values |= {name: region_metrics[name](maps, regions) for name in names if name in region_metrics}
     return Faithfulness(curves, values)
 
 

@@ -217,9 +217,9 @@ def scoring(
         guard = undisturbed(model)
         images = images.to(floating_dtype(model, images)) if images.is_floating_point() else images
     check_choice("precision", precision, PRECISIONS)
-    large = images.device.type == "cpu" and images.shape[2:].numel() >= _CHANNELS_LAST_FROM
+    is_faster = images.device.type == "cpu" and images.shape[2:].numel() >= _CHANNELS_LAST_FROM
     size = chunk_size if chunk_size is not None else chunk_size_for(images)
-    scorer = Scorer(forward or model, size, channels_last=images.ndim == 4 and (precision != "float32" or large))
+    scorer = Scorer(forward or model, size, channels_last=images.ndim == 4 and (precision != "float32" or is_faster))
     with guard, torch.no_grad(), _autocast(images.device.type, precision):
         yield scorer, images.detach()
 

@@ -67,12 +67,13 @@ def sample_table(record: Record | KeepsRecord | None, loader: DataLoader[Any]) -
     if record is None:
         return table
     record_table = (record if isinstance(record, Record) else record.record).table()
-    is_recorded = record_table["label"].notna().to_numpy() if len(record_table) == len(table) else np.zeros(0, bool)
-    if len(record_table) != len(table) or (labels[is_recorded] != record_table["label"].to_numpy()[is_recorded]).any():
+    has_same_length = len(record_table) == len(table)
+    is_recorded = record_table["label"].notna().to_numpy() if has_same_length else np.zeros(0, bool)
+    if not has_same_length or (labels[is_recorded] != record_table["label"].to_numpy()[is_recorded]).any():
         raise ValueError(
             f"Expected `dataset` to be the one of the record, with its {len(record_table)} labels in their order, got "
-            f"{len(table)} samples{'' if len(record_table) != len(table) else ' with others'}. Pass the dataset of the "
-            "training loader. If the record knows samples by ids of your own, their order is not that of the dataset: "
-            "pass `record=None`, and the table shows positions in the dataset."
+            f"{len(table)} samples{' with other labels' if has_same_length else ''}. Pass the dataset of the training "
+            "loader. If the record knows samples by ids of your own, their order is not that of the dataset: pass "
+            "`record=None`, and the table shows positions in the dataset."
         )
     return record_table[["label", "suggested", "wrong_probability"]]

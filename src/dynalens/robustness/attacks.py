@@ -125,9 +125,9 @@ def smallest_step(
         warnings.filterwarnings("ignore", module=r"captum\.")  # about gradients of the input, which it switches on
         change = _attack(attack, run, limits, iterations, seed)
         rows = [_smallest(run, row, change, furthest / _LEVELS) for row in torch.split(x, 1)]
-    steps, attacked, predicted, changed_to = zip(*rows, strict=True)
+    steps, changed_images, predicted, changed_to = zip(*rows, strict=True)
     return SmallestStep(
-        torch.tensor(steps, device=x.device), torch.cat(attacked), torch.cat(predicted), torch.cat(changed_to)
+        torch.tensor(steps, device=x.device), torch.cat(changed_images), torch.cat(predicted), torch.cat(changed_to)
     )
 
 
@@ -178,10 +178,10 @@ def _smallest(run: Forward, x: Tensor, change: Change, unit: float) -> tuple[flo
         classes, lambda image, level: change(image, level * unit, predicted), "level", 0, _LEVELS + 1, 1,
         mode="binary", correct_fn=lambda classes: bool((classes == predicted).all()),
     )  # fmt: skip
-    attacked, level = search.evaluate(x)
-    if attacked is None:
+    changed_images, level = search.evaluate(x)
+    if changed_images is None:
         return float("inf"), x, predicted, predicted
-    return level * unit, attacked, predicted, classes(attacked)
+    return level * unit, changed_images, predicted, classes(changed_images)
 
 
 def _clip(x: Tensor, limits: Bounds) -> Tensor:
