@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from dynalens import CaptureError, TrainingDynamicsMonitor
 from dynalens.identity.drawn_targets import are_unrelated
-from training import Classifier, K, fit, images, loader
+from training import Classifier, K, fit, fit_undisturbed, images, loader
 
 COUNT = 120
 """More samples than the first hundred targets."""
@@ -123,6 +123,116 @@ def test_labels_that_are_looked_up_by_name_are_recorded(tmp_path: Path) -> None:
     data = lambda: loader(Named(), batch_size=30)  # noqa: E731
     module = fit(tmp_path, monitor, model=LooksUp(), data=data, max_epochs=2)
     assert_recorded(monitor, module)
+
+
+OWN = random.Random(4)
+DRAW: dict[str, Callable[[], int]] = {
+    "python": lambda: random.randrange(K),
+    "numpy": lambda: int(np.random.randint(K)),
+    "torch": lambda: int(torch.randint(K, ())),
+    "a generator of its own": lambda: OWN.randrange(K),
+}
+
+
+class Labelled(Dataset[Any]):
+    """Shows a label for each sample, and returns another target."""
+
+    def __init__(self, target: Callable[[int], int], *, shown: bool = True) -> None:
+        self.target, self.own = target, random.Random(2)
+        self.last = -1
+        if shown:
+            self.targets = [i * 5 // 3 % 3 for i in range(COUNT)]
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, i: int) -> Any:
+        x = images(COUNT)[i]
+        x[0, 1:] += self.own.random() + random.random() + torch.rand(5, 6) * np.random.rand() + (self.last == i)
+        self.last = i
+        return x, self.target(i)
+
+
+class Pretext:
+    """A collate function that turns images and forgets their labels."""
+
+    def __init__(self, draw: Callable[[], int]) -> None:
+        self.draw = draw
+
+    def __call__(self, samples: list[Any]) -> Any:
+        turns = [self.draw() for _ in samples]
+        x = torch.stack([x for x, _ in samples])
+        x[:, 0, 1:] = torch.stack([x[i, 0, 1:].roll(k + 1, dims=0) for i, k in enumerate(turns)])
+        return x, torch.tensor(turns)
+
+
+def without_a_label(i: int) -> int:
+    return 0
+
+
+def label(i: int) -> int:
+    return i * 5 // 3 % 3
+
+
+DRAWN_BEFORE: dict[str, Callable[[Callable[[], int]], Any]] = {
+    "the dataset": lambda draw: loader(Labelled(lambda i: draw()), batch_size=12),
+    "collate, labels shown": lambda draw: loader(Labelled(without_a_label), batch_size=30, collate_fn=Pretext(draw)),
+    "collate, labels returned": lambda draw: loader(
+        Labelled(label, shown=False), batch_size=15, collate_fn=Pretext(draw)
+    ),
+}
+
+
+@pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW.keys())
+@pytest.mark.parametrize("data", DRAWN_BEFORE.values(), ids=DRAWN_BEFORE.keys())
+def test_targets_that_are_drawn_before_the_step_raise_after_a_hundred(
+    tmp_path: Path, data: Callable[[Any], Any], draw: Any
+) -> None:
+    module = Classifier()
+    with pytest.raises(CaptureError, match=r"other ones where the same samples are read again.*`capture="):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=module, data=lambda: data(draw))
+    assert {epoch for epoch, *_ in module.seen} == {0}
+    assert sum(len(index) for _, index, *_ in module.seen) <= COUNT
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_targets_that_workers_draw_raise_after_a_hundred(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match="other ones where the same samples are read again"):
+        fit(
+            tmp_path, TrainingDynamicsMonitor(),
+            data=lambda: loader(
+                Labelled(label, shown=False), batch_size=20, collate_fn=Pretext(DRAW["torch"]), num_workers=2
+            ),
+        )  # fmt: skip
+
+
+def fixed(i: int) -> int:
+    """A random label that stays, as in trainings that learn random labels by heart."""
+    return random.Random(i).randrange(K)
+
+
+def test_random_labels_that_stay_are_recorded_and_a_second_reading_disturbs_nothing(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    data = lambda: loader(Labelled(fixed), batch_size=30)  # noqa: E731
+    module = fit_undisturbed(tmp_path, monitor, Classifier, data=data, max_epochs=2)
+    assert_recorded(monitor, module)
+
+
+def test_only_samples_whose_targets_have_nothing_to_do_with_their_labels_are_read_again(tmp_path: Path) -> None:
+    reads: list[int] = []
+
+    def counted(function: Callable[[int], int]) -> Callable[[int], int]:
+        def target(i: int) -> int:
+            reads.append(i)
+            return function(i)
+
+        return target
+
+    for function, number in ((label, 0), (lambda i: 2 - label(i), 0), (fixed, 2 * 30)):
+        reads.clear()
+        data = lambda function=function: loader(Labelled(counted(function)), batch_size=30)  # noqa: E731
+        fit(tmp_path, TrainingDynamicsMonitor(history=False), data=data, max_epochs=1)
+        assert len(reads) == COUNT + number
 
 
 def test_one_column_of_independent_numbers_is_unrelated_and_a_noisy_copy_is_not() -> None:

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from dynalens.identity.columns import (
     columns_of_batch,
     columns_of_rows,
     columns_of_samples,
+    is_integer_vector,
     part_at,
     scalar_keys,
     scalars,
@@ -25,18 +27,25 @@ from dynalens.identity.order import APART, Order, OrderError, order_of_rows
 _COMPARED_BATCHES = 2
 """Number of batches of an iterator that are compared in full, which takes 10 to 60 microseconds per sample. In the
 others, one column of numbers is compared, which takes 1 microsecond per sample."""
+_WITH_ITEM = (Tensor, np.generic)
+NOTED_BATCHES = 16
+"""Number of batches of an iterator whose labels are noted: more than are needed until a hundred targets have been
+compared."""
+Labels = dict[Path, list[Any]]
+"""Integers and strings that samples had before they became a batch, by their paths in a sample."""
 
 
 class Collated(NamedTuple):
     """A batch and, for each of its rows, which of the drawn samples it is.
 
     ``order`` is None if the rows are in the order of the samples. ``problem`` says why the order is not known; it is
-    empty if the order is known.
+    empty if the order is known. ``labels`` are those of the samples, one for each row, in the first batches.
     """
 
     batch: Any
     order: Order | None
     problem: str
+    labels: Labels = {}  # noqa: RUF012  # of a tuple; nobody changes it
 
     def indices_of_rows(self, indices: np.ndarray | SampleIdentityError) -> np.ndarray | SampleIdentityError:
         """Return the dataset index of each row, or the error that says why it is not known."""
@@ -72,6 +81,7 @@ class OrderedCollate:
         self._comparisons_left, self._has_moved = _COMPARED_BATCHES, False
         self._witness: tuple[Path, Path] | None = None
         self._full = 0  # the most samples that were a batch of as many rows
+        self._notes_left, self._label_paths = NOTED_BATCHES, list[Path]()
 
     def __call__(self, samples: Any) -> Collated:
         """Return the batch with the order of its rows."""
@@ -88,7 +98,29 @@ class OrderedCollate:
             return Collated(batch, None, str(error))
         except Exception as error:  # noqa: BLE001  # of the user's own kind of batch; the loader goes on
             return Collated(batch, None, f"rows cannot be looked at ({_error_text(error)})")
-        return Collated(batch, None if order == list(range(len(draws))) else order, "")
+        labels = self._labels(columns, originals, order)
+        return Collated(batch, None if order == list(range(len(draws))) else order, "", labels)
+
+    def _labels(self, columns: dict[Path, list[Any]], originals: list[Any], order: Order) -> Labels:
+        """Return the integers and strings of the samples, in the order of the rows, of one of the first batches.
+
+        A collate function may put other targets in their place.
+        """
+        self._notes_left -= 1
+        labels: Labels = {}
+        if self._notes_left < 0:
+            return labels
+        with suppress(Exception):  # of the user's own kind of sample
+            if columns:
+                self._label_paths = [path for path, values in columns.items() if _are_labels(values)]
+            of_samples = {
+                path: columns.get(path) or [part_at(sample, path) for sample in originals] for path in self._label_paths
+            }
+            for path, values in of_samples.items():
+                labels[path] = [
+                    value.item() if isinstance(value, _WITH_ITEM) else value for value in map(values.__getitem__, order)
+                ]
+        return labels
 
     def _order(
         self, draws: list[Any], samples: list[Any], batch: Any, originals: list[Any], columns: dict[Path, list[Any]]
@@ -135,7 +167,12 @@ class OrderedCollate:
         of_samples, of_rows = self._witness
         values, leaf = [part_at(sample, of_samples) for sample in samples], part_at(batch, of_rows)
         rows = leaf.flatten().tolist() if isinstance(leaf, Tensor | np.ndarray) else leaf
-        return rows == [value.item() if isinstance(value, Tensor | np.generic) else value for value in values]
+        return rows == [value.item() if isinstance(value, _WITH_ITEM) else value for value in values]
+
+
+def _are_labels(values: list[Any]) -> bool:
+    column = scalars(values)
+    return isinstance(column, list) or (column is not None and is_integer_vector(column))
 
 
 def _witness_of(columns: dict[Path, list[Any]], rows: dict[Path, Column]) -> tuple[Path, Path] | None:

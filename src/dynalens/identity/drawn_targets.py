@@ -1,8 +1,8 @@
-"""Targets that a step draws with Python's or NumPy's random numbers, as pretext tasks do, are no labels of samples."""
+"""Targets that are drawn, as pretext tasks do, are no labels of samples: they have nothing to do with the labels."""
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,51 @@ class RandomDraws:
         """Return whether something was drawn since the step began."""
         before, after = self._states, _states()
         return before[0] != after[0] or before[1] != after[1] or not np.array_equal(before[2], after[2])
+
+
+class OwnLabels:
+    """Whether the targets of the first steps have nothing to do with the labels that the samples themselves have.
+
+    These are the labels that the dataset shows, and those in the samples from which a collate function makes a batch.
+    So a dataset or a collate function may draw the targets, or have labels of another kind than the dataset shows.
+
+    Example:
+        >>> own = OwnLabels()
+        >>> own.see({"given": [0, 1] * 60}, [0, 0, 1, 1] * 30), own.are_unrelated
+        (None, True)
+    """
+
+    def __init__(self) -> None:
+        self._labels: dict[Hashable, list[Any]] = {}
+        self._targets: dict[Hashable, list[int]] = {}
+
+    def see(self, labels: Mapping[Any, list[Any]], targets: list[int]) -> None:
+        """Add a step: labels by where they come from, each with one for each target. Negative targets do not count."""
+        for source, values in labels.items():
+            pairs = [pair for pair in zip(values, targets, strict=True) if pair[1] >= 0]
+            self._labels.setdefault(source, []).extend(label for label, _ in pairs)
+            self._targets.setdefault(source, []).extend(target for _, target in pairs)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether further steps can still show it."""
+        counts = [len(targets) for targets in self._targets.values()]
+        return max(counts, default=_ENOUGH) < _ENOUGH and not self._tell
+
+    @property
+    def are_unrelated(self) -> bool:
+        """Whether one kind of these labels has nothing to do with the targets, and no other kind tells them."""
+        pairs = [(self._labels[source], self._targets[source]) for source in self._labels]
+        return any(are_unrelated(*pair) for pair in pairs) and not self._tell
+
+    @property
+    def _tell(self) -> bool:
+        return any(_tells(labels, self._targets[source]) for source, labels in self._labels.items())
+
+
+def _tells(label: list[Any], target: list[int]) -> bool:
+    """Return whether each label has one target, and some labels are repeated."""
+    return len(set(zip(label, target, strict=True))) == len(set(label)) < len(label)
 
 
 def _states() -> tuple[Any, int, Any]:

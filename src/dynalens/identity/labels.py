@@ -79,6 +79,12 @@ DRAWN = (
     "`logits` and `targets` of a classifier, pass `capture=` with a callable(outputs, batch) -> (logits, targets), or "
     "leave the monitor out."
 )
+DRAWN_BEFORE = (
+    "Expected the targets of the loss to be classes of the samples, got numbers that have nothing to do with their "
+    "labels, and other ones where the same samples are read again: the dataset or the collate function draws them, "
+    "as pretext tasks do. Return a dict with `loss`, and with `logits` and `targets` of a classifier, pass "
+    "`capture=` with a callable(outputs, batch) -> (logits, targets), or leave the monitor out."
+)
 _RENUMBERED = (
     "Expected each class to have the same number in all steps, got targets that number the classes of each batch anew, "
     "as few-shot learning does, so that a number means another class in each step. If the module also has logits of "

@@ -7,7 +7,7 @@ the order of the samples. For other collate functions, the order is found by com
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -16,22 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from dynalens.datasets import position_of
-from dynalens.identity.collate_order import Collated, OrderedCollate, is_in_order
+from dynalens.identity.collate_order import NOTED_BATCHES, Collated, Labels, OrderedCollate, is_in_order
+from dynalens.identity.draws import RecordingSampler, drawn_positions
 from dynalens.identity.errors import ColumnsApartError, SampleIdentityError
 from dynalens.identity.in_place import NotedLabels, noted_labels
-from dynalens.keys import OWN_INDEX
 
 # Lightning fetches one batch ahead at most; what a callback of the user's iterates itself is never asked for.
 _KEPT = 8
-_NOTED_BATCHES = 16
-"""Number of batches of an iterator whose labels are noted: more than are needed until a hundred targets have been
-compared."""
-_TUPLES = 64
-"""Number of tuples of an iterator that are looked at. No sampler draws more sizes, scales or domains than that."""
-_REPEATS = 4
-"""Fewest tuples with the same integer that count as a repetition: two or three positions that are drawn with
-replacement may be equal by chance."""
 
 
 class Iteration:
@@ -43,25 +34,29 @@ class Iteration:
         self.problem: SampleIdentityError | None = None
         """Why the positions that the sampler drew are not known, if so."""
         # Lightning is at most one batch ahead of the step.
-        self._batches: deque[tuple[Any, Any, NotedLabels]] = deque(maxlen=2)
-        self._notes_left = _NOTED_BATCHES
+        self._batches: deque[tuple[Any, Any, NotedLabels, Labels]] = deque(maxlen=2)
+        self._notes_left = NOTED_BATCHES
         self._last_step: tuple[int, Tensor | SampleIdentityError | None] = (-1, None)
 
-    def deliver(self, indices: np.ndarray | SampleIdentityError, batch: Any) -> None:
-        """Remember the indices of a batch, or the error that says why they are not known."""
+    def deliver(self, indices: np.ndarray | SampleIdentityError, batch: Any, labels: Labels | None = None) -> None:
+        """Remember the indices of a batch, or the error that says why they are not known, and labels of its samples."""
         if batch is None:
             self.delivered.append(None)
         else:
             self.delivered.append(torch.from_numpy(indices) if isinstance(indices, np.ndarray) else indices)
-            self._batches.append((self.delivered[-1], batch, self._noted_labels(batch)))
+            self._batches.append((self.delivered[-1], batch, self._noted_labels(batch), labels or {}))
 
     def batch_of(self, indices: Tensor) -> Any:
         """Return the batch that was delivered with these indices, before it moved to a device; None if it is gone."""
-        return next((batch for batch_indices, batch, _ in self._batches if batch_indices is indices), None)
+        return next((batch for batch_indices, batch, *_ in self._batches if batch_indices is indices), None)
 
     def labels_of(self, indices: Tensor) -> NotedLabels:
         """Return the labels of that batch as they were when it was delivered; an empty list after the first batches."""
-        return next((labels for batch_indices, _, labels in self._batches if batch_indices is indices), [])
+        return next((labels for batch_indices, _, labels, _ in self._batches if batch_indices is indices), [])
+
+    def labels_of_samples(self, indices: Tensor) -> Labels:
+        """Return the labels that the samples of that batch had; none if it is not known, or after the first batches."""
+        return next((labels for batch_indices, *_, labels in self._batches if batch_indices is indices), {})
 
     def check_columns(self) -> None:
         """Raise the error of one of the newest batches whose columns are in different orders, if there is one."""
@@ -72,7 +67,7 @@ class Iteration:
     @property
     def noted(self) -> list[NotedLabels]:
         """The labels and indices of the newest batches as they were when these were delivered."""
-        return [labels for *_, labels in self._batches]
+        return [labels for _, _, labels, _ in self._batches]
 
     def _noted_labels(self, batch: Any) -> NotedLabels:
         """Return the labels of one of the first batches, because a hook may reorder them in place."""
@@ -155,103 +150,11 @@ def unfollow(loader: Any) -> None:
     vars(loader).pop("_dynalens_iteration", None)
 
 
-class _RecordingSampler:
-    """Wraps a loader's index sampler, and queues what each iteration draws."""
-
-    def __init__(self, sampler: Any, dataset: Any) -> None:
-        self._sampler, self._dataset = sampler, dataset
-
-    def __iter__(self) -> Iterator[Any]:
-        # Eager: a lazy iterator would move the sampler's random draws behind those of the loader.
-        return _Draws(iter(self._sampler), self._dataset)
-
-    def __len__(self) -> int:
-        return len(self._sampler)
-
-
-class _Draws:
-    def __init__(self, entries: Iterator[Any], dataset: Any) -> None:
-        self._entries, self._dataset = entries, dataset
-        self._tuples: list[tuple[int, ...]] = []
-        self.queue: deque[np.ndarray | SampleIdentityError] = deque()
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        entry = next(self._entries)
-        positions = _positions(entry, self._dataset)
-        if isinstance(positions, np.ndarray) and len(self._tuples) < _TUPLES:
-            self._tuples += _integers_of(entry)
-            positions = _ambiguous(self._tuples, len(self._dataset)) or positions
-        self.queue.append(positions)
-        return entry
-
-
-def _integers_of(entry: Any) -> list[tuple[int, ...]]:
-    """Return the integers of each tuple that was drawn, if each tuple has several and no names."""
-    keys = entry if isinstance(entry, list) else [entry]
-    if not all(type(key) is tuple for key in keys):
-        return []
-    return [tuple(number for number in key if type(number) is int) for key in keys]
-
-
-def _ambiguous(tuples: list[tuple[int, ...]], samples: int) -> SampleIdentityError | None:
-    """Return the error for tuples whose first integer repeats, while another one does not and may be the position."""
-    if len(tuples) < _REPEATS or len({len(numbers) for numbers in tuples}) > 1:
-        return None
-    first_numbers, *other_columns = zip(*tuples, strict=True) if tuples[0] else [()]
-    if len(set(first_numbers)) == len(first_numbers):
-        return None
-    if not any(len(set(column)) == len(column) and max(column) < samples for column in other_columns):
-        return None
-    return SampleIdentityError(
-        f"Expected the sampler to draw tuples whose first integer is the position in the dataset, got {tuples[:3]} and "
-        f"so on, where it repeats and another one does not. Draw the position first, or: {OWN_INDEX}"
-    )
-
-
-def _positions(entry: Any, dataset: Any) -> np.ndarray | SampleIdentityError:
-    """Return what a sampler drew as an array: some samplers change a list later that they have handed out.
-
-    If the positions are not clear, the error is returned and delivered with the batch. Raised inside the loader, it
-    would also end trainings in which nobody asked for a record.
-    """
-    try:
-        return _as_positions(entry, dataset)
-    except SampleIdentityError as error:
-        return error
-    except Exception as error:  # noqa: BLE001  # whatever the sampler of the user draws
-        return SampleIdentityError(
-            f"Expected the sampler to draw positions in the dataset, got {str(entry)[:60]} "
-            f"({type(error).__name__}: {error}). {OWN_INDEX}"
-        )
-
-
-def _as_positions(entry: Any, dataset: Any) -> np.ndarray:
-    indices = _as_array(entry)
-    if indices.dtype.kind not in "iu" or indices.ndim > 1:
-        keys = entry if isinstance(entry, Sequence | np.ndarray) and not isinstance(entry, str) else [entry]
-        try:
-            indices = np.array([position_of(key) for key in keys])
-        except TypeError as error:
-            raise SampleIdentityError(str(error)) from None
-    positions = indices.reshape(-1).astype(np.int64, copy=False)
-    return np.where(positions < 0, positions + len(dataset), positions) if positions.min(initial=0) < 0 else positions
-
-
-def _as_array(entry: Any) -> np.ndarray:
-    try:
-        return np.array(entry)
-    except ValueError:  # of tuples such as (index, (height, width))
-        return np.array(None)
-
-
 @functools.cache
 def _recording_loader(base: Any, is_tagged: bool) -> type:
     def index_sampler(self: Any) -> Any:
         sampler = base._index_sampler.fget(self)
-        return sampler if is_tagged else _RecordingSampler(sampler, self.dataset)
+        return sampler if is_tagged else RecordingSampler(sampler, self.dataset)
 
     def get_iterator(self: Any) -> Any:
         with _indices_with_samples(self) if is_tagged else _order_with_batch(self):
@@ -302,9 +205,10 @@ def _recording_iterator(base: Any, is_tagged: bool) -> type:
         else:
             indices = self._sampler_iter.queue.popleft()
         iteration.problem = indices if isinstance(indices, SampleIdentityError) else iteration.problem
+        labels = None
         if isinstance(batch, Collated):
-            indices, batch = batch.indices_of_rows(indices), batch.batch
-        iteration.deliver(indices, batch)
+            indices, labels, batch = batch.indices_of_rows(indices), batch.labels, batch.batch
+        iteration.deliver(indices, batch, labels)
         return batch
 
     return type(base.__name__, (base,), {"__next__": advance, "__module__": base.__module__})
@@ -324,13 +228,13 @@ class _TaggedDataset:
         self.dynalens_dataset = dataset
 
     def __getitem__(self, index: Any) -> _Tagged:
-        return _Tagged(_positions(index, self.dynalens_dataset), self.dynalens_dataset[index])
+        return _Tagged(drawn_positions(index, self.dynalens_dataset), self.dynalens_dataset[index])
 
     def __getitems__(self, indices: Any) -> _Tagged:
         dataset = self.dynalens_dataset
         if getattr(dataset, "__getitems__", None):
-            return _Tagged(_positions(indices, dataset), dataset.__getitems__(indices))
-        return _Tagged(_positions(indices, dataset), [dataset[i] for i in indices])
+            return _Tagged(drawn_positions(indices, dataset), dataset.__getitems__(indices))
+        return _Tagged(drawn_positions(indices, dataset), [dataset[i] for i in indices])
 
 
 class _TaggedStatefulDataset(_TaggedDataset):

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from dynalens.datasets import IndexedDataset, class_names, has_positions, root_indices, sample_names
+from dynalens.identity.collate_order import Labels
+from dynalens.identity.columns import Path
 from dynalens.identity.errors import REMEDY, SampleIdentityError
 from dynalens.identity.in_place import NotedLabels, check_index_moves_along
 from dynalens.identity.loaders import is_tagged, not_followable
@@ -22,6 +24,7 @@ from dynalens.identity.recorder import (
 )
 from dynalens.identity.same_samples import SameSamples
 from dynalens.identity.sample_ids import SampleIds, indices_in_batch
+from dynalens.identity.second_reading import are_drawn_anew
 
 Index = str | int | Callable[[Any], Any]
 
@@ -211,6 +214,17 @@ class SampleIdentity:
         """Return the labels of the batch with these rows as they were when the loader delivered it, if it is known."""
         iteration = None if self._source is None else current_iteration(trainer, self._source.position)
         return [] if iteration is None else iteration.labels_of(rows)
+
+    def labels_of_samples(self, trainer: Any, rows: Tensor) -> Labels:
+        """Return the labels that the samples of the batch with these rows had before they became a batch."""
+        iteration = None if self._source is None else current_iteration(trainer, self._source.position)
+        return {} if iteration is None else iteration.labels_of_samples(rows)
+
+    def draws_targets(self, positions: list[int], targets: list[int], place: Path) -> bool:
+        """Return whether these samples have other targets if the loader's dataset is read again."""
+        if not self.known_by_loader or self._source is None:
+            return False
+        return are_drawn_anew(self._source.loader, positions, targets, place)
 
     def check_index_moves(self, trainer: Any, rows: Tensor, after_hooks: NotedLabels) -> None:
         """Raise if a hook or a collate function reordered samples, but not the indices of :class:`IndexedDataset`."""

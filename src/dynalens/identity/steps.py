@@ -9,15 +9,16 @@ from torch import Tensor
 from dynalens.capture import CaptureError
 from dynalens.dynamics import ROWS, TARGET, given_units
 from dynalens.identity.batch_hooks import has_batch_hooks
+from dynalens.identity.collate_order import Labels
 from dynalens.identity.columns import Column, Path, columns_of_batch, is_integer_vector, part_at
 from dynalens.identity.dataset_labels import Array, given_labels, given_rows
-from dynalens.identity.drawn_targets import RandomDraws
+from dynalens.identity.drawn_targets import OwnLabels, RandomDraws
 from dynalens.identity.errors import SampleIdentityError, check_rows, check_views
 from dynalens.identity.in_place import NotedLabels, check_in_place, noted_labels
 from dynalens.identity.labels import (
     ANOTHER_ORDER,
+    DRAWN_BEFORE,
     GIVEN,
-    LAYER_ORDER,
     MIXED,
     NO_CLASSES,
     OTHER_LATER,
@@ -29,6 +30,7 @@ from dynalens.identity.loss_choice import LossOfLabels
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.samples import SampleIdentity
 from dynalens.identity.side_by_side import are_side_by_side, in_views
+from dynalens.identity.target_rows import check_layer, columns_of_samples, rows_of_all
 from dynalens.identity.trace import TRACE, RowSource
 from dynalens.identity.units import coded_columns, row_codes, what_counts
 
@@ -64,6 +66,7 @@ class StepRows:
         self._has_hooks = trainer is not None and has_batch_hooks(trainer)
         self._comparisons_left, self._has_moved = _COMPARED_BATCHES, False
         self._labels, self._losses, self._draws = LabelCheck(), LossOfLabels(), RandomDraws()
+        self._own_labels: OwnLabels | None = OwnLabels()
         self._has_classes, self._has_half_precision, self._is_side_by_side = True, False, False
         self._dataset_labels: Array | None = None
         self._step_rows: tuple[Tensor, Tensor, int] | None = None
@@ -147,12 +150,16 @@ class StepRows:
         if self._labels.needs_steps:
             check_views(presentation.targets, views if choice is None else 1)
             if presentation.of_layer:
-                _check_layer(TRACE.of_layers(), len(after_hooks))
+                check_layer(TRACE.of_layers(), len(after_hooks))
             check_in_place(self._noted_labels, carried=delivered is None)
             check_in_place(self._identity.noted_labels(trainer, rows), carried=delivered is None)
             self._identity.check_index_moves(trainer, rows, self._noted_labels)
             is_traced = source is not None and not self._has_hooks
             self._compare(batch, rows, target_rows.cpu(), presentation, is_traced=is_traced)
+            if presentation.units is None:
+                self._check_drawn(
+                    self._identity.labels_of_samples(trainer, rows), rows, target_rows.cpu(), presentation
+                )
         elif not is_own and presentation.units is None and views == 1 and source is None:
             self._count_others(batch, order, presentation)
         return target_rows
@@ -164,7 +171,7 @@ class StepRows:
         """
         count, targets = len(after_hooks), presentation.targets
         if source is None or not source.is_choice or len(source.rows) > count * views:
-            return _rows_of_all(after_hooks, targets, views) if len(targets) else after_hooks[:0]
+            return rows_of_all(after_hooks, targets, views) if len(targets) else after_hooks[:0]
         check_rows(source.num_rows, count, 1)
         if len(source.rows) == count * views and not (TRACE.chose_inputs or presentation.chose_rows()):
             self._expect_order(source.rows, count)
@@ -297,7 +304,7 @@ class StepRows:
             path: column for path, column in columns_of_batch(batch, copies=True).items() if len(column) == len(rows)
         }
         if target_rows is not rows:
-            columns = _columns_of_samples(columns, rows.tolist(), target_rows.tolist())
+            columns = columns_of_samples(columns, rows.tolist(), target_rows.tolist())
         targets, classes, step_targets = presentation.targets, presentation.logits.shape[1], presentation.step_targets
         if presentation.units is not None:
             mask = what_counts(step_targets, presentation.loss_mask)
@@ -314,8 +321,27 @@ class StepRows:
         self._labels.see(columns, targets, classes=classes, is_traced=is_traced, integers=integers, draws=draws)
         if TRACE.makes(step_targets):
             raise CaptureError(NO_CLASSES.format("numbers that the step itself makes"))
-        if not self._labels.needs_steps:
-            self._dataset_labels = None
+
+    def _check_drawn(self, labels: Labels, rows: Tensor, target_rows: Tensor, presentation: Any) -> None:
+        """Raise if the dataset or the collate function draws the targets.
+
+        They then have nothing to do with the samples' own labels, and samples that are read again have other ones. No
+        sample is read again where the targets follow from these labels.
+        """
+        if self._own_labels is None:
+            return
+        columns: dict[Path, Any] = {path: values for path, values in labels.items() if len(values) == len(rows)}
+        if len(columns) and target_rows is not rows:
+            columns = columns_of_samples(columns, rows.tolist(), target_rows.tolist())
+        if isinstance(dataset_labels := self._labels_of_dataset(target_rows, presentation), Tensor):
+            columns[GIVEN] = dataset_labels.tolist()
+        targets, place = presentation.targets.tolist(), self._labels.witness
+        self._own_labels.see(columns, targets)
+        self._labels.needs_steps |= self._own_labels.is_open
+        if place is not None and self._own_labels.are_unrelated:
+            self._own_labels = None  # once is enough
+            if self._identity.draws_targets(target_rows.tolist(), targets, place):
+                raise CaptureError(DRAWN_BEFORE)
 
     def _labels_of_dataset(self, target_rows: Tensor, presentation: Any) -> Column | None:
         """Return the dataset's labels of the targets' samples.
@@ -355,43 +381,6 @@ def _rows_of_inputs(inputs: RowSource | None, batch: Tensor, target_rows: Tensor
         return [batch, target_rows]
     chosen_rows = inputs.rows[: len(inputs.rows) // views]
     return [batch.to(chosen_rows.device, non_blocking=True)[chosen_rows], batch]
-
-
-def _padding(targets: Tensor, count: int) -> int:
-    """Return how many rows at the end only fill up the batch. The loss ignores all of them."""
-    padding = max(targets.shape[0] - count, 0)
-    return padding if padding and not bool((targets[count:] >= 0).any()) else 0
-
-
-def _rows_of_all(rows: Tensor, targets: Tensor, views: int) -> Tensor:
-    """Return the row of the record of each target, if the step trains on the whole batch, in each view.
-
-    Rows that only fill up the batch get any row.
-    """
-    padding = _padding(targets, rows.shape[0]) if views == 1 else 0
-    check_rows(targets.shape[0] - padding, rows.shape[0], views, targets)
-    target_rows = rows.repeat(views) if views > 1 else rows
-    return torch.cat([target_rows, rows[:1].expand(padding)]) if padding else target_rows
-
-
-def _columns_of_samples(columns: dict[Path, Column], samples: list[int], selection: list[int]) -> dict[Path, Column]:
-    """Return the columns at these samples. A sample that was drawn twice has one label."""
-    place = dict(zip(samples, range(len(samples)), strict=True))
-    places = [place[sample] for sample in selection]
-    return {
-        path: [column[i] for i in places] if isinstance(column, list) else column[places]
-        for path, column in columns.items()
-    }
-
-
-def _check_layer(inputs: RowSource | None, count: int) -> None:
-    """Raise if layers computed other rows than the whole batch in order, once for each view."""
-    if inputs is None:
-        return
-    place = torch.arange(len(inputs.rows))
-    side_by_side = place // max(len(place) // count, 1)  # of crops, whose features are averaged
-    if not any(torch.equal(inputs.rows.cpu(), order) for order in (place % count, side_by_side)):
-        raise SampleIdentityError(LAYER_ORDER)
 
 
 def _integers(targets: Tensor) -> list[int] | None:

@@ -1,0 +1,46 @@
+"""Rows of a step's targets that stand for the whole batch, and what the batch's columns hold for some of its rows."""
+
+import torch
+from torch import Tensor
+
+from dynalens.identity.columns import Column, Path
+from dynalens.identity.errors import SampleIdentityError, check_rows
+from dynalens.identity.labels import LAYER_ORDER
+from dynalens.identity.trace import RowSource
+
+
+def _padding(targets: Tensor, count: int) -> int:
+    """Return how many rows at the end only fill up the batch. The loss ignores all of them."""
+    padding = max(targets.shape[0] - count, 0)
+    return padding if padding and not bool((targets[count:] >= 0).any()) else 0
+
+
+def rows_of_all(rows: Tensor, targets: Tensor, views: int) -> Tensor:
+    """Return the row of the record of each target, if the step trains on the whole batch, in each view.
+
+    Rows that only fill up the batch get any row.
+    """
+    padding = _padding(targets, rows.shape[0]) if views == 1 else 0
+    check_rows(targets.shape[0] - padding, rows.shape[0], views, targets)
+    target_rows = rows.repeat(views) if views > 1 else rows
+    return torch.cat([target_rows, rows[:1].expand(padding)]) if padding else target_rows
+
+
+def columns_of_samples(columns: dict[Path, Column], samples: list[int], selection: list[int]) -> dict[Path, Column]:
+    """Return the columns at these samples. A sample that was drawn twice has one label."""
+    place = dict(zip(samples, range(len(samples)), strict=True))
+    places = [place[sample] for sample in selection]
+    return {
+        path: [column[i] for i in places] if isinstance(column, list) else column[places]
+        for path, column in columns.items()
+    }
+
+
+def check_layer(inputs: RowSource | None, count: int) -> None:
+    """Raise if layers computed other rows than the whole batch in order, once for each view."""
+    if inputs is None:
+        return
+    place = torch.arange(len(inputs.rows))
+    side_by_side = place // max(len(place) // count, 1)  # of crops, whose features are averaged
+    if not any(torch.equal(inputs.rows.cpu(), order) for order in (place % count, side_by_side)):
+        raise SampleIdentityError(LAYER_ORDER)
