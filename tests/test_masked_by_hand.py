@@ -158,3 +158,103 @@ def test_a_loss_that_uses_predicted_classes_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(CaptureError, match="does not use these labels"):
         fit(tmp_path, TrainingDynamicsMonitor(), model=Predicted(), max_epochs=1)
+
+
+class Weighs(Classifier):
+    """Weighs its samples by the numbers that come with them, before or behind the labels."""
+
+    def __init__(self, rows: Rows, place: int, *, outputs: int = K) -> None:
+        super().__init__()
+        self.rows, self.place = rows, place
+        self.net[3] = nn.Linear(64, outputs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, (y, weight) = batch[0], (batch[1:] if self.place == 2 else batch[:0:-1])
+        logits, keep = self(x / N), weight > 0
+        both = logits if logits.shape[1] > 1 else torch.cat([torch.zeros_like(logits), logits], dim=1)
+        self.remember(x[keep], both[keep], y[keep].long())
+        return (self.rows(logits, y) * weight).sum() / weight.sum()
+
+
+BITS = (torch.arange(N) % 5 > 1).float()
+WEIGHTS = {"mask": BITS, "booleans": BITS.bool(), "weights": 0.25 + torch.arange(N) % 5 / 4}
+
+
+@pytest.mark.parametrize("place", [1, 2], ids=["before the labels", "behind the labels"])
+@pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS.keys())
+@pytest.mark.parametrize("outputs", [1, K])
+def test_labels_are_told_from_weights_beside_them_by_the_loss(
+    tmp_path: Path, outputs: int, weight: Tensor, place: int
+) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    y = labels() if outputs == K else (labels() > 0).float()
+    data = TensorDataset(images(), *((weight, y) if place == 1 else (y, weight)))
+    rows: Rows = SOFTMAX["log-softmax"] if outputs == K else lambda z, y: SIGMOID["log-sigmoid"](z[:, 0], y)
+    module = fit_undisturbed(
+        tmp_path,
+        monitor,
+        lambda: Weighs(rows, place, outputs=outputs),
+        data=lambda: loader(data, batch_size=11),
+        max_epochs=2,
+    )
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+    assert monitor.statistics().presentations.sum() == sum(len(index) for _, index, *_ in module.seen)
+
+
+def test_two_vectors_of_which_the_loss_uses_both_as_labels_are_refused(tmp_path: Path) -> None:
+    class Both(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y, other = batch
+            log_p = self(x / N).log_softmax(1)
+            return -(log_p.gather(1, y[:, None]) + log_p.gather(1, other[:, None])).mean()
+
+    data = lambda: loader(TensorDataset(images(), labels(), labels().flip(0)))  # noqa: E731
+    with pytest.raises(CaptureError, match="one label in the batch"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=Both(), data=data, max_epochs=1)
+
+
+LABEL_BY_LABEL: dict[str, Rows] = SIGMOID | {
+    "focal": lambda z, y: (
+        -(y * z.sigmoid().neg().add(1) ** 2 * F.logsigmoid(z) + (1 - y) * z.sigmoid() ** 2 * F.logsigmoid(-z))
+    ),
+}
+
+
+@pytest.mark.parametrize("kept_share", [0.3, 0.8])
+@pytest.mark.parametrize("losses", LABEL_BY_LABEL.values(), ids=LABEL_BY_LABEL.keys())
+def test_labels_that_a_mask_leaves_out_have_no_part_in_their_sample(
+    tmp_path: Path, losses: Rows, kept_share: float
+) -> None:
+    draw = torch.Generator().manual_seed(6)
+    y, keep = (torch.rand(N, 4, generator=draw) < 0.4).float(), (torch.rand(N, 4, generator=draw) < kept_share).float()
+    margins: dict[int, list[float]] = {}
+
+    class Partial(Masks):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y, keep = batch
+            logits = self(x / N)
+            rows = torch.where(keep > 0, (2 * y - 1) * logits.detach(), torch.inf)
+            for i, row in zip(x[:, 0, 0, 0].long().tolist(), rows, strict=True):
+                if row.isfinite().any():
+                    margins.setdefault(i, []).append(float(row.min()))
+            return (self.rows(logits, y) * keep).sum() / keep.sum()
+
+    monitor = TrainingDynamicsMonitor(history=False)
+    data = lambda: loader(TensorDataset(images(), y, keep), batch_size=11)  # noqa: E731
+    fit(tmp_path, monitor, model=Partial(losses, losses, outputs=4), data=data, max_epochs=2)
+    assert monitor.statistics().presentations.tolist() == [len(margins.get(i, [])) for i in range(N)]
+    for i, values in margins.items():
+        assert monitor.statistics().margin[i] == pytest.approx(sum(values) / len(values), rel=1e-4, abs=1e-5)
+
+
+def test_zeros_and_ones_that_mask_nothing_are_refused_beside_the_labels(tmp_path: Path) -> None:
+    class Weighted(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y, other = batch
+            return (LABEL_BY_LABEL["log-sigmoid"](self(x / N), y) * (1 + other)).mean()
+
+    bits = torch.stack([labels() == k for k in range(K)], dim=1).float()
+    data = lambda: loader(TensorDataset(images(), (bits + bits.roll(1, 0)).clamp(max=1), bits.roll(2, 0)))  # noqa: E731
+    monitor = TrainingDynamicsMonitor(history=False)
+    fit(tmp_path, monitor, model=Weighted(), data=data, max_epochs=1)  # factors of 1 and 2 are no mask, and no bits
+    assert monitor.statistics().presentations.tolist() == [1] * N

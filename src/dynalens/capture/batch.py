@@ -41,17 +41,25 @@ def holds(batch: Any, tensor: Tensor) -> bool:
     return any(part is tensor or part is tensor._base for part in parts if isinstance(part, Tensor))
 
 
+def label_vectors(batch: Any) -> list[Any]:
+    """Return the vectors after the first entry of a batch, or what is under usual keys of labels.
+
+    Example:
+        >>> label_vectors({"x": 1.5, "y": 2}), len(label_vectors([Tensor(3, 4), Tensor(3), Tensor(3)]))
+        ([2], 2)
+    """
+    if isinstance(batch, Mapping):
+        return [batch[key] for key in LABEL_KEYS if key in batch]
+    is_listed = isinstance(batch, Sequence) and not isinstance(batch, str)
+    return [part for part in batch[1:] if isinstance(part, Tensor) and part.ndim == 1] if is_listed else []
+
+
 def labels_of(batch: Any, *, remedy: str = "`capture=` with a callable(outputs, batch)") -> Any:
     """Return the labels of the batch.
 
     These are the only vector after its first entry, or the entry under a usual key of labels.
     """
-    if isinstance(batch, Mapping):
-        candidates = [batch[key] for key in LABEL_KEYS if key in batch]
-    elif isinstance(batch, Sequence) and not isinstance(batch, str):
-        candidates = [part for part in batch[1:] if isinstance(part, Tensor) and part.ndim == 1]
-    else:
-        candidates = []
+    candidates = label_vectors(batch)
     if len(candidates) != 1:
         raise CaptureError(
             f"Expected one label in the batch (its second entry, or a key of {', '.join(LABEL_KEYS)}), got "

@@ -3,13 +3,15 @@
 The softmax or sigmoid before the loss has the logits, and its labels are those of the batch.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dynalens.capture.batch import CaptureError
+from dynalens.capture.batch import CaptureError, label_vectors, labels_of
 from dynalens.capture.entries import Path, entry_at, leaves
 from dynalens.capture.graph import SIGMOID, Activation, LossGraph, Node, look_behind, pull
 from dynalens.capture.masked_rows import MaskedRows
@@ -49,6 +51,7 @@ class ObservedLoss:
         self._levels: list[FixedLevels] = []
         self._turned = False
         self._path: Path | None = None
+        self._place: int | None = None
 
     @property
     def activations(self) -> list[Activation]:
@@ -110,13 +113,47 @@ class ObservedLoss:
                 continue
             labels, step_targets = rows_of_entry.float(), rows_of_entry if selection is None else selection
             agrees = [_agreeing_rows(table, labels) for table in tables]
-            if is_new and not _tells(tables, labels, agrees):
+            if is_new and not _tells(tables, labels, agrees, self._pull):
                 continue
             if is_new:
                 self._turned, self._path, self._known_kinds = self._is_turned(labels.flatten()), path, self._kinds()
             is_same = torch.stack(agrees).any(dim=0).unsqueeze(1) if agrees else labels.new_zeros(len(labels), 1).bool()
             return -logits if self._turned else logits, torch.where(is_same, labels, _NEITHER), step_targets
         return None
+
+    def labels_in(self, samples: Any, rows_of: RowsOf) -> tuple[Any, Tensor | None]:
+        """Return the labels of a batch, and the constant of the loss that was traced to rows of it, or None.
+
+        Of several vectors in the batch, such as a label and the weight of each sample, it is the one that the loss was
+        computed with.
+
+        Raises:
+            CaptureError: If there is no such vector, or more than one.
+        """
+        vectors, selection = label_vectors(samples), self.followed_constant(rows_of)
+        if len(vectors) < 2:
+            return labels_of(samples), selection
+        if self._place is None:
+            chosen_rows = slice(None) if selection is None else rows_of(selection)
+            places = [place for place, vector in enumerate(vectors) if self._uses(vector, chosen_rows)]
+            integers = [place for place in places if _holds_integers(vectors[place])]
+            self._place = next((choice[0] for choice in (places, integers) if len(choice) == 1), None)
+        if self._place is None or self._place >= len(vectors):
+            return labels_of(samples), selection
+        return vectors[self._place], selection
+
+    def _uses(self, labels: Any, chosen_rows: Any) -> bool:
+        """Return whether the first loss was computed with these labels. Nothing is remembered of them.
+
+        A mask of a binary loss agrees with itself, too. Of the logits that it keeps, the loss raises some and lowers
+        others.
+        """
+        trial = copy.copy(self)
+        with suppress(CaptureError):
+            _, classes = trial.rows(labels.flatten()[chosen_rows])
+            pull = self._pull
+            return pull is None or pull.numel() != len(classes) or _share_pulled_to(classes, pull) in (0, 1)
+        return False
 
     def rows(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits, (N, K), (N, 1) or (N,), and the class of each row, (N,) int64.
@@ -162,11 +199,10 @@ class ObservedLoss:
     def _is_turned(self, labels: Tensor) -> bool:
         """Return whether the loss lowers the logit for class 1. Then it is the logit of class 0."""
         assert self._pull is not None
-        pull_to_label = -self._pull.flatten() * (2 * labels - 1)
-        share = float((pull_to_label > 0).float().mean()), float((pull_to_label < 0).float().mean())
-        if max(share) <= 0.5:
+        share = _share_pulled_to(labels, self._pull)
+        if share is None or share == 0.5:
             raise self._disagreement(self.activations[0])
-        return share[1] > share[0]
+        return share < 0.5
 
     def _classes(self, labels: Tensor, classes: int) -> Tensor:
         return self._levels[-1].binary(labels) if classes == 1 else labels.long()
@@ -189,14 +225,38 @@ def _agreeing_rows(table: Tensor, labels: Tensor) -> Tensor:
     return torch.where(is_turned.all(), is_turned, is_same)
 
 
-def _tells(tables: Sequence[Tensor], labels: Tensor, agrees: Sequence[Tensor]) -> bool:
-    """Return whether the labels are zeros and ones, and so are constants of the loss, all of which agree with them.
+def _tells(tables: Sequence[Tensor], labels: Tensor, agrees: Sequence[Tensor], pull: Tensor | None) -> bool:
+    """Return whether the labels are zeros and ones, and so are constants of the loss that agree with them.
 
-    Waits for the device.
+    All other constants of zeros and ones must be masks: where they are 0, nothing is trained on. Waits for the device.
     """
     are_bits = [bool(((values == 0) | (values == 1)).all()) for values in (labels, *tables)]
-    agreements_of_bits = [bool(agreement.all()) for agreement, bits in zip(agrees, are_bits[1:], strict=True) if bits]
-    return are_bits[0] and bool(agreements_of_bits) and all(agreements_of_bits)
+    agreements = [bool(agreement.all()) for agreement in agrees]
+    masks = [
+        table for table, agreement, bits in zip(tables, agreements, are_bits[1:], strict=True) if bits and not agreement
+    ]
+    if not are_bits[0] or not any(agreements):
+        return False
+    if not masks:
+        return True
+    is_masked = torch.stack(masks).eq(0).any(dim=0)
+    if pull is None or pull.shape != labels.shape or bool(pull[is_masked].any()):
+        return False
+    return _share_pulled_to(labels.flatten(), pull) in (0, 1)
+
+
+def _holds_integers(values: Tensor) -> bool:
+    return not (values.is_floating_point() or values.is_complex() or values.dtype is torch.bool)
+
+
+def _share_pulled_to(labels: Tensor, pull: Tensor) -> float | None:
+    """Return the share of the logits that the loss raises if their label is 1, and lowers if it is 0.
+
+    Those that it does not change, as those that are masked, do not count; None if it changes none.
+    """
+    pull_to_label = -pull.flatten() * (2 * labels - 1)
+    number = int((pull_to_label != 0).sum())
+    return int((pull_to_label > 0).sum()) / number if number else None
 
 
 def in_words(activation: Activation) -> str:

@@ -349,7 +349,8 @@ class StepCapture:
             raise self._ambiguous("none" if not activations else "; ".join(map(in_words, activations)))
         rows = self._observed_loss.several_labels(samples, rows_of)
         if rows is None:
-            labels, selection = _label_tensor(samples), self._observed_loss.followed_constant(rows_of)
+            labels, selection = self._observed_loss.labels_in(samples, rows_of)
+            labels = _as_tensor(labels)
             own_labels = labels if selection is None else labels.flatten()[rows_of(selection)]
             rows = (*self._observed_loss.rows(own_labels), labels if selection is None else selection)
         self.observes = True
@@ -392,8 +393,7 @@ def _loss_source(name: str, shape: torch.Size, *, logarithm: bool) -> str:
     return f"logits: {kind}input of {name} {list(shape)}; targets: its argument"
 
 
-def _label_tensor(samples: Any) -> Tensor:
-    labels = labels_of(samples)
+def _as_tensor(labels: Any) -> Tensor:
     if not isinstance(labels, Tensor):
         raise CaptureError(f"Expected the batch's labels to be a tensor, got {summary(labels)}. {REMEDY}")
     return labels
