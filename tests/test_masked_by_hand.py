@@ -190,13 +190,8 @@ def test_labels_are_told_from_weights_beside_them_by_the_loss(
     y = labels() if outputs == K else (labels() > 0).float()
     data = TensorDataset(images(), *((weight, y) if place == 1 else (y, weight)))
     rows: Rows = SOFTMAX["log-softmax"] if outputs == K else lambda z, y: SIGMOID["log-sigmoid"](z[:, 0], y)
-    module = fit_undisturbed(
-        tmp_path,
-        monitor,
-        lambda: Weighs(rows, place, outputs=outputs),
-        data=lambda: loader(data, batch_size=11),
-        max_epochs=2,
-    )
+    model = Weighs(rows, place, outputs=outputs)
+    module = fit(tmp_path, monitor, model=model, data=lambda: loader(data, batch_size=11), max_epochs=1)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
     assert monitor.statistics().presentations.sum() == sum(len(index) for _, index, *_ in module.seen)
 
