@@ -291,7 +291,6 @@ def test_a_model_is_left_as_it_was(run: tuple[Path, Any]) -> None:
         ({"learning_rate": 0.0}, "learning rate above 0"),
         ({"data": TensorDataset(images(5) / N, labels(5))}, r"to be the one of the record.*got 5 samples\. Pass"),
         ({"data": TensorDataset(images() / N, labels().flip(0))}, "one of the record.*other labels.*`record=None`"),
-        ({"data": iter([])}, "Expected `dataset` to be map-style"),
         ({"data": TensorDataset(images() / N)}, "without labels"),
         ({"samples": (TEST[0][:0], TEST[1][:0])}, "at least one test sample"),
         ({"model": nn.Sequential(nn.Flatten(), nn.Linear(36, K))}, "Expected `checkpoints` of this model"),
@@ -304,6 +303,12 @@ def test_wrong_arguments_are_refused(run: tuple[Path, Any], change: dict[str, An
     arguments = [options.pop(name) for name in ("checkpoints", "model", "data", "samples")]
     with pytest.raises(ValueError, match=message):
         influence(load_record(folder / "dynalens"), *arguments, **options)
+
+
+def test_datasets_without_positions_are_refused(run: tuple[Path, Any]) -> None:
+    folder, model = run
+    with pytest.raises(TypeError, match=r"Expected `dataset` to be map-style.*got list_iterator"):
+        influence(None, folder, model, iter([]), TEST)
 
 
 def test_checkpoints_without_one_learning_rate_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from dynalens.datasets.names import class_names, feature_names, hugging_face_lab
 from dynalens.datasets.wrappers import (
     IndexedDataset,
     RelabelledDataset,
+    check_positions,
     has_positions,
     position_of,
     samples_at,
@@ -14,6 +15,7 @@ __all__ = [
     "IndexedDataset",
     "RelabelledDataset",
     "check_labels",
+    "check_positions",
     "class_names",
     "feature_names",
     "has_positions",

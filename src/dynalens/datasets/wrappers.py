@@ -132,6 +132,15 @@ def samples_at(dataset: Any, positions: Sequence[Any]) -> Sequence[Any]:
     return at_once(positions) if at_once else [dataset[position] for position in positions]
 
 
+def check_positions(dataset: Any) -> None:
+    """Raise a TypeError unless a dataset has samples by position, at least one."""
+    if not has_positions(dataset) or not len(dataset):
+        raise TypeError(
+            f"Expected `dataset` to be map-style, with samples by position and a length above 0, got "
+            f"{type(dataset).__name__}. Read an iterable dataset into a list first."
+        )
+
+
 def has_positions(dataset: Any) -> bool:
     """Return whether a dataset has a length and gives its samples by position."""
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):

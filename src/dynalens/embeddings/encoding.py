@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from dynalens.datasets import has_positions
+from dynalens.datasets import check_positions
 from dynalens.dynamics import Array
 from dynalens.embeddings.storage import EmbeddingFile
 from dynalens.keys import IMAGE_KEYS
@@ -70,11 +70,7 @@ def embed(
                [ 6.,  8.],
                [10., 12.]], dtype=float32)
     """
-    if not has_positions(dataset) or not len(dataset):
-        raise TypeError(
-            f"Expected `dataset` to be map-style, with samples by position and a length above 0, got "
-            f"{type(dataset).__name__}. Read an iterable dataset into a list first."
-        )
+    check_positions(dataset)
     rows = EmbeddingFile(None if path is None else Path(path), len(dataset))
     model = _encoder_on(encoder, device)
     loading = {"batch_size": batch_size, "num_workers": num_workers, "collate_fn": collate_fn}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dynalens.arguments import installed
-from dynalens.datasets import has_positions
+from dynalens.datasets import check_positions
 from dynalens.dynamics import Array
 from dynalens.influences.checkpoints import Checkpoint, Checkpoints, checkpoint_files, read_checkpoints
 from dynalens.influences.last_layer import (
@@ -108,6 +108,7 @@ def influence(
     Raises:
         ValueError: If Captum is not installed, the checkpoints are not of this model, the layer does not give the
             logits, or the record is of another dataset.
+        TypeError: If the dataset is empty or not map-style.
 
     Example:
         >>> import pathlib, tempfile
@@ -180,6 +181,7 @@ def self_influence(
 
     Raises:
         ValueError: As for :func:`influence`.
+        TypeError: As for :func:`influence`.
 
     Example:
         >>> import pathlib, tempfile
@@ -248,11 +250,7 @@ def _trainings(
     Afterwards the model is as it was.
     """
     tracin_classes = _captum_classes()
-    if not has_positions(dataset) or not len(dataset):
-        raise ValueError(
-            f"Expected `dataset` to be map-style, with samples by position and a length above 0, got "
-            f"{type(dataset).__name__}. Read an iterable dataset into a list first."
-        )
+    check_positions(dataset)
     files = checkpoint_files(checkpoints)
     loader = _loader(dataset, settings)
     loss = checked_loss(settings.loss) if settings.loss else cross_entropy
