@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from dynalens.datasets import samples_at
 from dynalens.identity.collate_order import NOTED_BATCHES, Collated, Labels, OrderedCollate, is_in_order
 from dynalens.identity.draws import RecordingSampler, drawn_positions
 from dynalens.identity.errors import ColumnsApartError, SampleIdentityError
@@ -232,9 +233,7 @@ class _TaggedDataset:
 
     def __getitems__(self, indices: Any) -> _Tagged:
         dataset = self.dynalens_dataset
-        if getattr(dataset, "__getitems__", None):
-            return _Tagged(drawn_positions(indices, dataset), dataset.__getitems__(indices))
-        return _Tagged(drawn_positions(indices, dataset), [dataset[i] for i in indices])
+        return _Tagged(drawn_positions(indices, dataset), samples_at(dataset, indices))
 
 
 class _TaggedStatefulDataset(_TaggedDataset):
