@@ -187,6 +187,7 @@ def _modified_gradients(
     forward: Forward | None,
     chunk_size: int | None,
 ) -> Tensor:
+    """Return the gradients (N, C, *spatial) of a model whose ReLUs have another backward pass."""
     with (
         score(model, images, targets, forward=forward, chunk_size=chunk_size) as target_score,
         modified_relu(rule) as calls,

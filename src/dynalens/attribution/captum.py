@@ -127,6 +127,7 @@ def _attribution_maps(
     chunk_size: int | None,
     arguments: dict[str, Any],
 ) -> Tensor:
+    """Return the maps of a class of Captum, from as many calls as the batch has parts."""
     x = model_input(model, images)
     settings = {key: _captum_argument(value, x) for key, value in arguments.items() if value is not None}
     names = _layers_to_explain(cls, model, x, settings, forward)

@@ -265,6 +265,7 @@ def _takes(model: nn.Module, x: Tensor) -> bool:
 
 
 def _gives_logits(module: nn.Module, x: Tensor, *, dense: bool) -> bool:
+    """Return whether a module returns logits for an input; with ``dense``, logits for each token or pixel."""
     try:
         output = module(x)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # it may be a loss or a metric

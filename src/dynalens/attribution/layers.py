@@ -120,6 +120,7 @@ def layer_and_arrangement(
 
 
 def _arrangement_of(model: nn.Module, images: Tensor, name: str, forward: Forward | None) -> Arrange:
+    """Return the callable for the output of the named layer in a forward pass of the first image."""
     module = module_named(model, name)
     with undisturbed(model):
         look = _look(model, images, forward)
@@ -177,6 +178,7 @@ class _Look:
 
 
 def _look(model: nn.Module, images: Tensor, forward: Forward | None) -> _Look:
+    """Run the model on the first image, and return what is seen of its layers."""
     check_any(images)
     run = forward_of(model, forward)
     x = model_input(model, images[:1]).clone().requires_grad_()
@@ -207,6 +209,7 @@ def _is_attention(module: nn.Module) -> bool:
 
 
 def _arrange(module: nn.Module, shape: torch.Size, image: torch.Size, patches: list[tuple[int, ...]]) -> Arrange | None:
+    """Return a callable that brings an output of this shape to (N, C, *spatial), or None if it has no positions."""
     if len(shape) == len(image):
         is_last = _channels_last(module, shape, image)
         size = shape[1:-1] if is_last else shape[2:]

@@ -132,6 +132,7 @@ def _function(method: Method) -> Function:
 
 
 def _check_arguments(methods: dict[str, Function], method_args: MethodArgs) -> None:
+    """Raise a ValueError if a method lacks an argument that it needs, or has one that it does not take."""
     foreign_names = [name for name in method_args if name not in methods]
     if foreign_names:
         raise ValueError(

@@ -75,6 +75,7 @@ def _composite(name: str) -> Any:
 
 
 def _canonizers(model: nn.Module, names: Sequence[str] | str | None) -> list[Any]:
+    """Return objects of the canonizers with these names, or of those that fit the model."""
     from zennit import canonizers, torchvision
 
     if names is None:
@@ -134,6 +135,7 @@ def _rules_in_place(
 def _check_rules(
     name: str, composite: Any, layer_outputs: Sequence[tuple[str, nn.Module, Tensor]], joins: Sequence[str]
 ) -> None:
+    """Raise a ValueError if a layer has no rule, one with a rule is called twice, or functions join outputs."""
     context: dict[str, Any] = {}
     has_rule = {place: composite.module_map(context, place, module) is not None for place, module, _ in layer_outputs}
     leaves = [(place, module) for place, module, _ in layer_outputs if is_leaf(module)]

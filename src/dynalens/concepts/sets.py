@@ -127,6 +127,7 @@ def _concept_images(name: str, folder: Path, transform: Transform | None) -> Ten
 
 
 def _tensor_of_files(name: str, files: Sequence[Path], transform: Transform | None) -> Tensor:
+    """Return the pictures in these files as one tensor of inputs of the model."""
     from PIL import Image
 
     if transform is None:

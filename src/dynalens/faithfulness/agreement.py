@@ -201,6 +201,7 @@ def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _randomise(module: nn.Module, seed: int) -> None:
+    """Draw the parameters of a module anew, without those of its submodules."""
     parameters = _own_parameters(module)
     devices = sorted({p.device.index for p in parameters if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.no_grad():

@@ -102,6 +102,7 @@ def relevance_mass(maps: Tensor, regions: Regions) -> Tensor:
 
 
 def _masks(maps: Tensor, regions: Regions) -> Tensor:
+    """Return the regions as masks, bool, in the shape of the maps."""
     boxes = not isinstance(regions, Tensor) or (regions.ndim == 2 and regions.shape[1] == 4)
     masks = box_masks(regions, maps.shape[1:]) if boxes and maps.ndim == 3 else regions
     if not isinstance(masks, Tensor) or masks.shape != maps.shape:
