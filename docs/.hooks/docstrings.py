@@ -27,8 +27,8 @@ class SiteDocstrings(griffe.Extension):
             return
         text = _TAG.sub(lambda found: found[1] or "&lt;", obj.docstring.value)
         # In a span, as Markdown takes a formula at the beginning of a line for a block.
-        text = _FORMULA.sub(lambda found: f"<span>{convert(found[1])}</span>", text)
-        text = _DISPLAYED.sub(lambda found: f"<p>{convert(found[1], display='block')}</p>", text)
+        text = _FORMULA.sub(lambda found: f"<span>{_mathml(found[1])}</span>", text)
+        text = _DISPLAYED.sub(lambda found: f"<p>{_mathml(found[1], display='block')}</p>", text)
         text = _PAGE.sub(lambda page: f"[{_title(page[1])}](../{page[1]})", text)
         text = _ROLE.sub(lambda role: _linked(role[1], obj), text)
         obj.docstring.value = re.sub(r"^(\s*)Example:$", r"\1Examples:", text, flags=re.MULTILINE)
@@ -37,6 +37,13 @@ class SiteDocstrings(griffe.Extension):
         """Write out in all signatures what dynalens' own constants and names of types stand for."""
         for shown in _SHOWN:
             _spell(pkg[shown.removeprefix(f"{pkg.name}.")], pkg)
+
+
+def _mathml(formula: str, display: str = "inline") -> str:
+    mathml = convert(formula, display=display)
+    if "\\" in mathml:
+        raise ValueError(f"Expected commands that latex2mathml knows, got {formula!r}. Write it with other commands.")
+    return mathml
 
 
 def _title(page: str) -> str:

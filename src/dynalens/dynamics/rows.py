@@ -39,7 +39,7 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
     - the margin :math:`z_y - \max_{k \ne y} z_k` (Pleiss et al. 2020, equation 1),
     - the log-probability of the label, :math:`\log p_y`,
     - EL2N, :math:`\lVert p - \mathrm{onehot}(y) \rVert_2` (Paul et al. 2021),
-    - the prediction :math:`\arg\max_k z_k`,
+    - the prediction, which is the class with the largest logit,
     - the target :math:`y`,
     - the log-probability :math:`\log p_k` of one class :math:`k`, which ``turns`` names.
 

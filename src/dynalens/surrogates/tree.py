@@ -48,11 +48,11 @@ def tree_surrogate(
 ) -> TreeSurrogate:
     r"""Return a decision tree that imitates a network: for rows of a table it predicts what the network predicts.
 
-    The tree T is fitted to the classes :math:`\hat y_i = \arg\max_k z_k(x_i)` that the network predicts for three of
-    four rows, where :math:`x_i` is row i and :math:`z_k` the logit of class k. Its fidelity is
+    The tree T is fitted to three of four rows. Its fidelity is
     :math:`\frac{1}{|H|} \sum_{i \in H} [T(x_i) = \hat y_i]`, where :math:`H` are the other rows, which are held out,
-    and a bracket is 1 if the condition holds and else 0. The lower the fidelity, the less the rules of the tree say
-    about the network. It costs one forward pass of the inputs.
+    :math:`x_i` is row i, :math:`\hat y_i` the class with the largest logit of the network for it, and a bracket is 1 if
+    the condition holds and else 0. The lower the fidelity, the less the rules of the tree say about the network. It
+    costs one forward pass of the inputs.
 
     Source: Molnar, "Interpretable Machine Learning", chapter "Global Surrogate", for the procedure; Craven and Shavlik,
     "Extracting Tree-Structured Representations of Trained Networks", NeurIPS 1995, for the fidelity. Differs from the
