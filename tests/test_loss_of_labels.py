@@ -196,11 +196,11 @@ def assert_recorded(tmp_path: Path, model: type[Classifier], data: Callable[[], 
     ],
 )  # fmt: skip
 def test_the_loss_of_the_labels_is_recorded_beside_others_and_weights_are_bit_identical(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, model: type[Classifier]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: type[Classifier]
 ) -> None:
-    with caplog.at_level("INFO"):
-        assert_recorded(tmp_path, model, lambda: loader(batch_size=3 if model is LateInTheEpoch else 6))
-    said = [each for each in caplog.messages if each.startswith("dynalens: logits")]
+    said: list[str] = []
+    monkeypatch.setattr("dynalens.callbacks.training_dynamics.announce", said.append)
+    assert_recorded(tmp_path, model, lambda: loader(batch_size=3 if model is LateInTheEpoch else 6))
     assert len(said) == (2 if model in (RotationsLater, LateInTheEpoch) else 1)
     way = (
         "that of the head that was recorded before"
