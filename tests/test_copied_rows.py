@@ -15,6 +15,8 @@ from dynalens.identity.copied_rows import order_with_copies
 from test_losses import assert_equals_the_definitions
 from training import Classifier, dataset, fit, loader
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 Fill = Callable[[list[Any], int], list[Any]]
 FILLS: dict[str, Fill] = {
     "in turn": lambda samples, k: [samples[i % len(samples)] for i in range(k)],

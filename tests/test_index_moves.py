@@ -15,6 +15,8 @@ from dynalens.identity.order import OrderError, order_of_rows
 from test_losses import assert_equals_the_definitions
 from training import Classifier, N, fit, images, labels, loader
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 class Unlabelled(Dataset[Any]):
     """Does not show its labels."""

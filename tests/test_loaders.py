@@ -249,6 +249,7 @@ class Learns(Classifier):
         self.seen = []
 
 
+# That workers start again in the next epoch, "workers", "reload, workers" and "in_order=False" show; each is a fork.
 CASES: dict[str, dict[str, Any]] = {
     "shuffle": {},
     "in order": {"data": lambda: loader(shuffle=False)},
@@ -271,7 +272,7 @@ CASES: dict[str, dict[str, Any]] = {
     "collate sorts, in order": {"data": lambda: loader(collate_fn=by_brightness, shuffle=False)},
     "collate sorts in place": {"data": lambda: loader(collate_fn=sorted_in_place)},
     "collate sorts, one class": {"data": lambda: loader(OneClass(), collate_fn=by_brightness)},
-    "collate sorts, workers": {"data": lambda: loader(collate_fn=by_brightness, num_workers=2)},
+    "collate sorts, workers": {"data": lambda: loader(collate_fn=by_brightness, num_workers=2), "max_epochs": 1},
     "collate sorts, spawned": {
         "data": lambda: loader(
             Noisy(images(), labels()), collate_fn=by_brightness, num_workers=1, persistent_workers=True,
@@ -290,12 +291,18 @@ CASES: dict[str, dict[str, Any]] = {
     "negative positions": {"data": lambda: draws(lambda i: i - N)},
     "negative positions, stateful": {"data": lambda: stateful(sampler=Draws(lambda i: i - N), shuffle=False)},
     "positions with sizes": {"data": lambda: draws(lambda i: (i, 32), Sized())},
-    "positions with two sizes": {"data": lambda: draws(lambda i: (i, (32, 48)), Sized(), num_workers=1)},
+    "positions with two sizes": {
+        "data": lambda: draws(lambda i: (i, (32, 48)), Sized(), num_workers=1), "max_epochs": 1,
+    },
     "position first, whatever else repeats": {"data": lambda: draws(lambda i: (i, i % 3), Sized())},
     "positions in dicts": {"data": lambda: draws(lambda i: {"size": 32, "index": i}, Sized())},
     "in_order=False": {"data": lambda: loader(num_workers=1, in_order=False, worker_init_fn=knows_its_dataset)},
-    "in_order=False, __getitems__": {"data": lambda: loader(AtOnce(), num_workers=1, in_order=False)},
-    "in_order=False, no automatic batches": {"data": lambda: whole_batches(num_workers=1, in_order=False)},
+    "in_order=False, __getitems__": {
+        "data": lambda: loader(AtOnce(), num_workers=1, in_order=False), "max_epochs": 1,
+    },
+    "in_order=False, no automatic batches": {
+        "data": lambda: whole_batches(num_workers=1, in_order=False), "max_epochs": 1,
+    },
     "stateful": {"data": stateful},
     "stateful dataset": {"data": lambda: stateful(Remembers())},
     "stateful, workers": {"data": lambda: stateful(Remembers(), num_workers=2, persistent_workers=True)},

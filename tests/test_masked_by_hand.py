@@ -15,6 +15,8 @@ from dynalens import CaptureError, TrainingDynamicsMonitor
 from test_losses import assert_equals_the_definitions
 from training import Classifier, K, N, fit, fit_undisturbed, images, labels, loader
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 Rows = Callable[[Tensor, Tensor], Tensor]
 SOFTMAX: dict[str, Rows] = {
     "log-softmax": lambda z, y: -z.log_softmax(1).gather(1, y[:, None])[:, 0],
@@ -57,7 +59,7 @@ class Masks(Classifier):
 @pytest.mark.parametrize("rows", SOFTMAX.values(), ids=SOFTMAX.keys())
 def test_rows_that_a_loss_by_hand_masks_are_no_presentations(tmp_path: Path, rows: Rows, mask: Rows) -> None:
     monitor = TrainingDynamicsMonitor(history=False)
-    module = fit_undisturbed(tmp_path, monitor, lambda: Masks(rows, mask), max_epochs=2)
+    module = fit_undisturbed(tmp_path, monitor, lambda: Masks(rows, mask), max_epochs=1)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
     assert monitor.statistics().presentations.sum() == sum(len(index) for _, index, *_ in module.seen)
 

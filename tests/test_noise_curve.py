@@ -15,6 +15,8 @@ from dynalens.logs.noise_curve import NoiseCurve
 from dynalens.suspicion import assess
 from training import fit
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 class Rates(TrainingDynamicsMonitor):
     """Asks for its own estimate at each epoch's end."""

@@ -16,6 +16,8 @@ from dynalens import AttributionMonitor, TrainingDynamicsMonitor
 from dynalens.capture.sequences import padding_of
 from training import K, N, arrays_of, trainer
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 PAD, WORDS = 1, 13
 
 

@@ -179,12 +179,12 @@ def test_a_failure_in_one_process_raises_in_both(folder: Path, name: str) -> Non
 
 
 @pytest.mark.slow
-def test_the_record_of_spawned_processes_is_on_disk(tmp_path: Path) -> None:
-    forked.run(tmp_path, two_processes.spawn, ranks=1)
-    record = load_record(tmp_path / "spawned")
+def test_the_record_of_processes_that_start_afresh_is_on_disk(tmp_path: Path) -> None:
+    forked.run(tmp_path, two_processes.start_afresh, ranks=1)
+    record = load_record(tmp_path / "started")
     assert record.statistics.presentations.sum() == 2 * (N + 1)
     assert record.meta.epochs == [0, 1]
-    assert "is on disk: `load_record(" in torch.load(tmp_path / "spawned.pt", weights_only=True)
+    assert "is on disk: `load_record(" in torch.load(tmp_path / "started.pt", weights_only=True)
 
 
 class Strategy:

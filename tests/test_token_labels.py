@@ -18,6 +18,8 @@ from test_audit_page import content_of
 from test_dense_units import WORDS, lengths, run, sentences
 from training import K, N, arrays_of
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 WRONG = {(6, 2, 1), (9, 0, 0)}
 """Sample, token and label."""
 

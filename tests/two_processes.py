@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
@@ -205,11 +207,16 @@ def main(folder: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-def spawn(folder: Path) -> None:
-    """Started alone: Lightning starts the two processes itself, as fresh ones, and nothing but files comes back."""
-    monitor = TrainingDynamicsMonitor()
-    fit(folder / "spawned", monitor, data=LOADERS["shuffle"], devices=2, strategy="ddp_spawn", max_epochs=2)
+def start_afresh(folder: Path) -> None:
+    """Started alone: Lightning starts the two processes itself, and nothing but files comes back.
+
+    All that they train with is pickled, as for `ddp_spawn`, but the imports are those of one fresh process.
+    """
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # a fork server knows no other way to this module
+    multiprocessing.set_forkserver_preload(["two_processes"])
+    monitor, strategy = TrainingDynamicsMonitor(), DDPStrategy(start_method="forkserver")
+    fit(folder / "started", monitor, data=LOADERS["shuffle"], devices=2, strategy=strategy, max_epochs=2)
     try:
         monitor.statistics()
     except RuntimeError as error:
-        torch.save(str(error), folder / "spawned.pt")
+        torch.save(str(error), folder / "started.pt")
