@@ -164,7 +164,7 @@ def test_the_target_layer_is_the_last_with_a_feature_map(expected: str, model: n
 
 
 def test_a_model_without_feature_maps_has_no_target_layer() -> None:
-    message = r"larger than one position, got none in Linear: layer \(1, 3\). Pass `target_layer="
+    message = r"larger than one position, got Linear, whose last layers give layer \(1, 3\). Pass `target_layer="
     with pytest.raises(ValueError, match=message):
         grad_cam(Linear(36, 3), images(), Y)
 
@@ -189,9 +189,9 @@ def test_logits_come_from_the_model_or_its_only_child_that_gives_them() -> None:
     assert find_forward(model, images()) is model
     assert find_forward(NoForward(inner), images()) is inner
     assert find_forward(Keywords(inner), images()) is inner
-    with pytest.raises(ValueError, match=r"one child that gives logits for images, got \['net0', 'net1'\]"):
+    with pytest.raises(ValueError, match=r"one child that gives logits for images, got net0, net1"):
         find_forward(NoForward(inner, cnn()), images())
-    with pytest.raises(ValueError, match=r"got \[\]"):
+    with pytest.raises(ValueError, match="logits for images, got none"):
         find_forward(NoForward(), images())
 
 

@@ -114,9 +114,9 @@ def test_the_layer_is_looked_for_once() -> None:
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (lambda model, x, y: x[:1], r"<lambda> to return a finite map for each of 3 images, got \(1, 1, 6, 6\)"),
+        (lambda model, x, y: x[:1], r"a finite map for each of 3 images, got a tensor of shape \(1, 1, 6, 6\)\."),
         (lambda model, x, y: "map", r"<lambda> to return a finite map for each of 3 images, got a str"),
-        (lambda model, x, y: x * torch.nan, r"<lambda> to return a finite map .* got \(3, 1, 6, 6\)"),
+        (lambda model, x, y: x * torch.nan, r"<lambda> to return a finite map .* shape \(3, 1, 6, 6\) with NaN"),
     ],
 )
 def test_a_method_that_returns_no_map_is_refused(method: Any, message: str) -> None:

@@ -165,7 +165,7 @@ def test_likeness_and_roughness_are_their_formulas_written_with_loops() -> None:
     [
         ({"variants": 0}, "Expected `variants` to be at least 1"),
         ({"frequency_penalty": -1.0}, "`frequency_penalty` at least 0, got 1, 0.0 and -1.0"),
-        ({"diversity": 0.5, "layer": "0"}, "Expected `variants` and `diversity_layer` with `diversity`, got 1 and 0"),
+        ({"diversity": 0.5, "layer": "0"}, "several `variants` and a `diversity_layer` with `diversity`, got 1 and 0"),
         ({"diversity": 0.5, "variants": 2}, "with `diversity`, got 2 and None"),
     ],
 )

@@ -169,9 +169,10 @@ def _run(
                 own_arguments.setdefault(argument, layer)
     maps = function(model, images, targets, **own_arguments)
     if not isinstance(maps, Tensor) or len(maps) != len(images) or not bool(maps.isfinite().all()):
-        kind = tuple(maps.shape) if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
+        kind = f"a tensor of shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
+        problem = " with NaN or infinity" if isinstance(maps, Tensor) and len(maps) == len(images) else ""
         raise ValueError(
-            f"Expected {name} to return a finite map for each of {len(images)} images, got {kind}. "
+            f"Expected {name} to return a finite map for each of {len(images)} images, got {kind}{problem}. "
             "Return a tensor (N, C, *spatial) or (N, *spatial)."
         )
     return maps.detach().float()
@@ -230,7 +231,8 @@ def find_forward(
     if len(children) != 1:
         raise ValueError(
             f"Expected {type(model).__name__} to have a `forward` or one child that gives logits for images, got "
-            f"{[name for name, _ in children]}. Pass `forward=` with a callable(pl_module, images) -> logits."
+            f"{', '.join(name for name, _ in children) or 'none'}. Pass `forward=` with a callable(pl_module, images) "
+            "-> logits."
         )
     return children[0][1]
 

@@ -52,9 +52,9 @@ def find_target_layer(model: nn.Module, images: Tensor, *, forward: Forward | No
             if mask is not None and layer.arrange is not None and _positions(layer.arrange(mask)) > 1:
                 return layer.name
     raise ValueError(
-        f"Expected a model with a layer whose output is (N, C, *spatial) and larger than one position, got none in "
-        f"{type(unwrap(model)).__name__}: {_name_list(look.layers)}. Pass `target_layer=`, or leave out the methods "
-        "that need one."
+        f"Expected a model with a layer whose output is (N, C, *spatial) and larger than one position, got "
+        f"{type(unwrap(model)).__name__}, whose last layers give {_name_list(look.layers)}. Pass `target_layer=`, or "
+        "leave out the methods that need one."
     )
 
 

@@ -29,5 +29,5 @@ def check_scored(probabilities: Iterable[Tensor]) -> None:
     if not all(bool(curve_values.isfinite().all()) for curve_values in probabilities):
         raise ValueError(
             "Expected finite probabilities while tokens are replaced, got NaN. Pass a `baseline` token that the model "
-            "does not mask out, as it does padding: that of the mask or of unknown words."
+            "does not mask out as it does padding, such as the mask token or the token of unknown words."
         )

@@ -64,7 +64,7 @@ def consensus_agreement(maps: Sequence[Tensor] | Tensor) -> Tensor:
     map_sets = list(maps)
     if len(map_sets) < 2:
         raise ValueError(
-            f"Expected two or more sets of `maps` to compare, got {len(map_sets)}. Pass those of each run."
+            f"Expected two or more sets of `maps` to compare, got {len(map_sets)}. Pass the maps of each run."
         )
     consensus(map_sets)  # raises the error if their shapes differ
     means = [consensus(map_sets[:r] + map_sets[r + 1 :]) for r in range(len(map_sets))]

@@ -37,8 +37,8 @@ def feature_maps(
     # Tokens (N, T, C) of images have three dimensions, too, but no map for each channel.
     if maps.ndim not in (3, 4, 5) or maps.ndim != images.ndim:
         raise ValueError(
-            "Expected `layer` to name a layer that gives a map for each channel, as images "
-            f"{tuple(images.shape)} have, got {tuple(maps.shape)} of {layer}. Name a convolution or what follows it."
+            f"Expected `layer` to name a layer that gives a map for each channel, with as many dimensions as images "
+            f"{tuple(images.shape)} have, got {tuple(maps.shape)} of {layer}. Name a convolution or a layer after one."
         )
     return maps
 

@@ -179,7 +179,7 @@ class _Terms:
             )
         if self.diversity and (self.variants == 1 or self.diversity_layer is None):
             raise ValueError(
-                f"Expected `variants` and `diversity_layer` with `diversity`, got {self.variants} and "
+                f"Expected several `variants` and a `diversity_layer` with `diversity`, got {self.variants} and "
                 f"{self.diversity_layer}. Pass `variants=2` or more, and as `diversity_layer` the layer whose maps "
                 "are compared."
             )

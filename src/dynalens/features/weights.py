@@ -34,6 +34,6 @@ def first_layer_weights(model: nn.Module, layer: str | None = None) -> tuple[str
     if layer_name not in convolutions:
         raise ValueError(
             f"Expected `weights` to name a convolution of {type(model).__name__}, got {layer!r}. Its convolutions are: "
-            f"{', '.join(convolutions) or 'none'}."
+            f"{', '.join(convolutions) or 'none'}. Name one of them, or leave the filters out."
         )
     return layer_name, convolutions[layer_name].weight.detach().clone()

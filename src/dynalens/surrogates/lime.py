@@ -92,8 +92,8 @@ def lime_maps(
     place = patches(images.shape[2:]) if features is None else features.cpu()
     if place.shape != images.shape[2:]:
         raise ValueError(
-            f"Expected `features` of shape {tuple(images.shape[2:])}, got {tuple(place.shape)}. Pass the number of the "
-            "feature of each position."
+            f"Expected `features` of shape {tuple(images.shape[2:])}, got {tuple(place.shape)}. Pass for each position "
+            "the number of its feature."
         )
     attribute = captum_method("captum:Lime")
     maps, fidelity = [], []

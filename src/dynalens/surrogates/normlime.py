@@ -46,8 +46,8 @@ def normlime(maps: Tensor, labels: Tensor, *, features: Tensor | None = None) ->
     place = torch.arange(spatial.numel()).view(spatial) if features is None else features
     if place.shape != spatial:
         raise ValueError(
-            f"Expected `features` of shape {tuple(spatial)}, got {tuple(place.shape)}. Pass the number of the feature "
-            "of each position."
+            f"Expected `features` of shape {tuple(spatial)}, got {tuple(place.shape)}. Pass for each position the "
+            "number of its feature."
         )
     place = place.to(maps.device).flatten()
     weights = _feature_means(maps.float().flatten(1), place)
