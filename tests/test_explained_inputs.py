@@ -248,7 +248,6 @@ UNREADABLE: dict[str, tuple[Any, Dataset[Any], str]] = {
     "a regression of rows of integers": (
         lambda: Regression(2), TensorDataset(images(), (torch.rand(N, 2) * 90).long()), "rows .*`forward=`",
     ),
-    "tags of tokens": (Tagger, Rows(tokens=TOKENS, tags=TOKENS % K), "defined for tokens.*`metrics=\\(\\)`"),
     "a language model": (Language, Rows(tokens=TOKENS, mask=TOKENS > 0), "one label .*`inputs=`.*`forward=`"),
     "integers that the model scales by dtype": (
         ByDtype, TensorDataset(BRIGHT, labels()), "the same logits for .*floating copies of them.*Pass `inputs=`",

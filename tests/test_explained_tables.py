@@ -94,7 +94,7 @@ class OfTuples(OfArguments):
 def test_a_network_with_several_inputs_is_told_once_and_training_goes_on(
     tmp_path: Path, model: type[OfDict], data: type[Table]
 ) -> None:
-    monitors = TrainingDynamicsMonitor(), attribution_monitor()
+    monitors = TrainingDynamicsMonitor(), attribution_monitor(methods="saliency", metrics=())
     with pytest.warns(UserWarning, match=r"got one that is given batch\[.*\] and batch\[.*If they are columns") as told:
         module = fit(
             tmp_path, *monitors, model=model(), data=lambda: loader(data()), val=lambda: loader(data(), shuffle=False)

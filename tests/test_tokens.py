@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from dynalens import TrainingDynamicsMonitor
+from dynalens import TrainingDynamicsMonitor, load_explanations
 from dynalens.attribution import explain, find_embedding, token_relevance
 from dynalens.cli import main
 from dynalens.faithfulness import CurveSettings, deletion_curve, faithfulness_curves, insertion_curve, random_ranking
@@ -215,18 +215,50 @@ def test_without_a_baseline_token_maps_alone_are_compared(tmp_path: Path) -> Non
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "message", "scores"),
     [
-        ({}, r"defined for tokens, \(4, 5\), torch.int64, got grad_cam, 'blur'\..*captum:LayerIntegratedGradients"),
-        ({"methods": "saliency"}, r"got 'blur'\. .*the id of the mask token .*: `metrics=\(\)`"),
-        ({"methods": "saliency", "baseline": 1, "metrics": ("average_drop",)}, r"got average_drop\."),
+        (
+            {},
+            r"grad_cam, deletion, insertion, symmetric_relevance_gain\. Expected .* tokens, \(4, 5\), torch.int64, got "
+            r"grad_cam, 'blur'\. .*captum:LayerIntegratedGradients.* the id of the mask token .*: `metrics=\(\)`",
+            {"saliency/attribution_drift"},
+        ),
+        (
+            {"methods": "saliency", "baseline": UNKNOWN, "metrics": ("average_drop", "sensitivity", "deletion")},
+            r"average_drop, sensitivity\. .* got average_drop, sensitivity\.", {"saliency/deletion", "random/deletion"},
+        ),
     ],
-)
-def test_the_first_batch_switches_explanations_off_where_tokens_cannot_be_explained(
-    tmp_path: Path, arguments: dict[str, Any], message: str
+)  # fmt: skip
+def test_methods_and_metrics_that_are_not_defined_for_tokens_are_left_out_and_the_rest_is_explained(
+    tmp_path: Path, arguments: dict[str, Any], message: str, scores: set[str]
 ) -> None:
-    with pytest.warns(UserWarning, match=f"Explanations are switched off, training goes on: ValueError: .*{message}"):
-        fit(tmp_path, attribution_monitor(**arguments), model=Words(), data=sentences, max_epochs=1)
+    with pytest.warns(UserWarning, match=f"Left out of the explanations, training goes on: {message}") as caught:
+        fit(tmp_path, attribution_monitor(steps=2, **arguments), model=Words(), data=sentences, max_epochs=2)
+    assert len([warning for warning in caught if "training goes on" in str(warning.message)]) == 1
+    assert set(load_explanations(tmp_path)[1].maps) == {"saliency"}
+    assert set(load_explanations(tmp_path)[1].values) == scores
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_samples_of_a_checkpoint_are_explained_by_what_is_defined_for_tokens(tmp_path: Path) -> None:
+    def fit_to(epochs: int, **options: Any) -> None:
+        monitor = attribution_monitor(steps=2, num_samples=1)
+        fitting = trainer(tmp_path, monitor, max_epochs=epochs, enable_checkpointing=True)
+        with pytest.warns(UserWarning, match="training goes on: grad_cam, deletion, insertion"):
+            fitting.fit(Words(), sentences(), **options)
+
+    fit_to(1)
+    [checkpoint] = tmp_path.rglob("*.ckpt")
+    fit_to(2, ckpt_path=checkpoint)
+    assert set(explanation(tmp_path, 1)) >= {"saliency.maps"}
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_the_first_batch_of_tokens_switches_explanations_off_if_no_method_is_defined(tmp_path: Path) -> None:
+    message = r"Explanations are switched off, training goes on: ValueError: .* defined for tokens, .* got grad_cam\."
+    monitor = attribution_monitor(methods="grad_cam", metrics=())
+    with pytest.warns(UserWarning, match=message):
+        fit(tmp_path, monitor, model=Words(), data=sentences, max_epochs=1)
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")

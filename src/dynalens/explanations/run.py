@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dynalens.dynamics import Array
 from dynalens.explanations.drift import EarlierMaps
@@ -15,6 +15,7 @@ from dynalens.explanations.result import middle_slices
 from dynalens.explanations.robustness import none_of
 from dynalens.explanations.samples import ExplainedSamples, Units
 from dynalens.explanations.settings import ExplanationSettings
+from dynalens.explanations.tokens import defined
 from dynalens.explanations.units import contrasted_units, explained_suspects, explained_units
 from dynalens.observation import is_tokens
 from dynalens.robustness import check_robustness
@@ -34,7 +35,7 @@ class RunExplanations:
     """
 
     def __init__(self, settings: ExplanationSettings) -> None:
-        self.samples = ExplainedSamples(settings.choice, settings.maps.check_inputs)
+        self.samples = ExplainedSamples(settings.choice, self._take_inputs)
         self._earlier_maps = EarlierMaps()
         self._prepare(settings, "float32")
 
@@ -61,6 +62,12 @@ class RunExplanations:
         )  # fmt: skip
         self.schedule = Schedule(settings.pace.every_n_epochs, settings.pace.max_overhead, last_epoch)
 
+    def _take_inputs(self, inputs: Tensor) -> None:
+        """Raise if inputs cannot be explained, and leave out what is not defined for them."""
+        explainer, baseline = self.explainer, self._maps.baseline
+        self._maps.check_inputs(inputs, strict=explainer.strict)
+        explainer.methods, explainer.metrics = defined(inputs, explainer.methods, explainer.metrics, baseline)
+
     def explain(self, model: nn.Module, units: Units | None = None) -> EpochExplanations | None:
         """Return the explanations of this epoch; None if no sample has passed yet.
 
@@ -77,6 +84,7 @@ class RunExplanations:
         self.explainer.form = self.samples.observer.layout.form
         if samples is None:
             return None
+        self._take_inputs(samples[1])  # those of a checkpoint come from no batch of this fit
         predicted, regions = self._choice.target == "prediction", self.samples.regions(samples[0])
         dense = self.samples.dense
         explain_batch = functools.partial(explained_units, self.explainer) if dense else self.explainer.explanation_of

@@ -76,7 +76,6 @@ class ExplainedSamples:
         self._unit_labels: dict[int | str, Tensor] = {}
         self._regions = Regions(settings.masks)
         if self._given_samples is not None:
-            check(self._given_samples[0])
             self.multi_label = have_several(self._given_samples[1])
             if isinstance(settings.masks, Tensor):
                 masks = masks_for(settings.masks, self._given_samples[0])

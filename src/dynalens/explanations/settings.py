@@ -1,6 +1,5 @@
 """Settings of explanations, which refuse combinations that have no meaning."""
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -51,12 +50,17 @@ class MapSettings:
         precision = trainers_precision if self.precision == "auto" else self.precision
         return CurveSettings(self.baseline, self.steps, self.patch_size, self.seed, precision)
 
-    @property
-    def check_inputs(self) -> Callable[[Tensor], None]:
-        """Raise a ValueError for inputs for which these maps, metrics and checks are not defined."""
-        return functools.partial(
-            check_inputs, methods=self.methods, metrics=self.metrics, baseline=self.baseline, robustness=self.robustness
-        )
+    def check_inputs(self, inputs: Tensor, *, strict: bool = True) -> None:
+        """Raise a ValueError for inputs for which these maps, metrics and checks are not defined.
+
+        Args:
+            inputs: Of the samples.
+            strict: Whether all maps and metrics must be defined. If not, one of the maps must be.
+        """
+        check_inputs(
+            inputs, methods=self.methods, metrics=self.metrics, baseline=self.baseline, robustness=self.robustness,
+            strict=strict,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ class ExplanationSettings:
     strict: bool
 
     def __post_init__(self) -> None:
-        """Check that metrics that need masks have some, and that masks are only passed together with samples."""
+        """Check that metrics that need masks have some, masks come with samples, and given samples can be explained."""
         local = [name for name in self.maps.metrics if name in METRICS_OF_REGIONS]
         masks, samples = self.choice.masks, self.choice.samples
         if local and masks is None:
@@ -134,7 +138,10 @@ class ExplanationSettings:
                 "Expected `masks` to say where they stand in a batch, got a tensor without `samples=(images, labels)`. "
                 "Pass a key, a position, or a callable(batch) -> masks."
             )
-        if masks is not None and not isinstance(masks, Tensor) and given_samples(samples)[0] is not None:
+        given = given_samples(samples)[0]
+        if given is not None:
+            self.maps.check_inputs(given[0])
+        if masks is not None and not isinstance(masks, Tensor) and given is not None:
             raise ValueError(
                 f"Expected `masks` of the given `samples` as a tensor (N, H, W), got {masks!r}. `samples` come "
                 "without a batch that could hold their masks."

@@ -9,31 +9,82 @@ from torch import Tensor, nn
 from dynalens.attribution import TOKEN_METHODS, Method, blind_to_tokens
 from dynalens.capture import MASK
 from dynalens.faithfulness import METRICS_OF_MAPS, METRICS_OF_REGIONS, METRICS_UNDER_NOISE
+from dynalens.notices import warn
 from dynalens.observation import is_tokens
 from dynalens.robustness import check_robust_inputs
 
 
 def check_inputs(
-    inputs: Tensor, *, methods: Sequence[Method], metrics: Sequence[str], baseline: Any, robustness: Sequence[str] = ()
+    inputs: Tensor,
+    *,
+    methods: Sequence[Method],
+    metrics: Sequence[str],
+    baseline: Any,
+    robustness: Sequence[str] = (),
+    strict: bool = True,
 ) -> None:
     """Raise a ValueError if inputs are tokens and a method, a metric or the baseline is not defined for tokens.
 
     Checks of robustness are refused for rows of a table as well, if they are not defined for them.
+
+    Args:
+        inputs: Of the samples.
+        methods: Names of maps, or callables.
+        metrics: Names of metrics.
+        baseline: What replaces tokens in curves: a token, or a word that stands for a kind of picture.
+        robustness: Names of attacks and corruptions.
+        strict: Whether all methods and metrics must be defined. If not, one of the methods must be.
     """
     check_robust_inputs(inputs, robustness)
+    blind_methods, blind_metrics = _undefined(inputs, methods, metrics, baseline)
+    if len(blind_methods) == len(methods) or (strict and blind_methods + blind_metrics):
+        raise ValueError(_undefined_in_words(inputs, methods, metrics, baseline))
+
+
+def defined(
+    inputs: Tensor, methods: Sequence[Method], metrics: Sequence[str], baseline: Any
+) -> tuple[Sequence[Method], Sequence[str]]:
+    """Return the methods and the metrics that are defined for these inputs, and warn if these are not all of them."""
+    blind_methods, blind_metrics = _undefined(inputs, methods, metrics, baseline)
+    if not blind_methods + blind_metrics:
+        return methods, metrics
+    warn(
+        f"Left out of the explanations, training goes on: {', '.join(blind_methods + blind_metrics)}. "
+        f"{_undefined_in_words(inputs, methods, metrics, baseline)}"
+    )
+    return [m for m in methods if m not in blind_methods], [m for m in metrics if m not in blind_metrics]
+
+
+def _undefined(
+    inputs: Tensor, methods: Sequence[Method], metrics: Sequence[str], baseline: Any
+) -> tuple[list[str], list[str]]:
+    """Return the methods and the metrics that are not defined for these inputs: none, unless they are tokens."""
     if not is_tokens(inputs):
-        return
-    blind = blind_to_tokens(method for method in methods if isinstance(method, str))
-    masking_metrics = [name for name in metrics if name.startswith("average_") or name in METRICS_UNDER_NOISE]
-    curves = set(metrics) - {*METRICS_OF_MAPS, *METRICS_OF_REGIONS}
-    baselines = [repr(baseline)] if isinstance(baseline, str) and curves else []
-    if blind or masking_metrics or baselines:
-        raise ValueError(
-            f"Expected `methods`, `metrics` and `baseline` that are defined for tokens, {tuple(inputs.shape)}, "
-            f"{inputs.dtype}, got {', '.join([*blind, *masking_metrics, *baselines])}. Pass methods among "
-            f"{', '.join(TOKEN_METHODS)} and captum:<Class>, such as captum:LayerIntegratedGradients. As `baseline` "
-            "pass the id of the mask token or of the token of unknown words, or leave the curves out: `metrics=()`."
-        )
+        return [], []
+    blind_methods = blind_to_tokens(method for method in methods if isinstance(method, str))
+    curves = _curves(metrics) if isinstance(baseline, str) else set()
+    return blind_methods, [name for name in metrics if _masks_pixels(name) or name in curves]
+
+
+def _undefined_in_words(inputs: Tensor, methods: Sequence[Method], metrics: Sequence[str], baseline: Any) -> str:
+    blind_methods, blind_metrics = _undefined(inputs, methods, metrics, baseline)
+    baselines = [repr(baseline)] if isinstance(baseline, str) and _curves(metrics) else []
+    names = [*blind_methods, *filter(_masks_pixels, blind_metrics), *baselines]
+    return (
+        f"Expected `methods`, `metrics` and `baseline` that are defined for tokens, {tuple(inputs.shape)}, "
+        f"{inputs.dtype}, got {', '.join(names)}. Pass methods among "
+        f"{', '.join(TOKEN_METHODS)} and captum:<Class>, such as captum:LayerIntegratedGradients. As `baseline` "
+        "pass the id of the mask token or of the token of unknown words, or leave the curves out: `metrics=()`."
+    )
+
+
+def _masks_pixels(metric: str) -> bool:
+    return metric.startswith("average_") or metric in METRICS_UNDER_NOISE
+
+
+def _curves(metrics: Sequence[str]) -> set[str]:
+    """Return the metrics that replace parts of the input by the baseline."""
+    return set(metrics) - {*METRICS_OF_MAPS, *METRICS_OF_REGIONS}
 
 
 def with_mask(forward: Callable[..., Any], tokens: Tensor, padding: int | None) -> Callable[[Tensor], Any]:
