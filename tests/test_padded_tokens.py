@@ -1,7 +1,9 @@
 """Sequences that are filled up, as collators do: explained as the network was trained, with its attention mask."""
 
+import re
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -64,13 +66,13 @@ class Tagger(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.5)
 
 
-def fitted(folder: Path, *callbacks: Any, collate: Any = collated) -> Tagger:
+def fitted(folder: Path, *callbacks: Any, collate: Any = collated, model: Any = None) -> Tagger:
     pl.seed_everything(3, verbose=False)
-    model, logger = Tagger(), pl.loggers.TensorBoardLogger(folder)
+    model, logger = model or Tagger(), pl.loggers.TensorBoardLogger(folder)
     # Each batch has another length.
     loader: DataLoader[Any] = DataLoader(list(range(N)), batch_size=3, collate_fn=collate)  # type: ignore[arg-type]  # a list
     trainer(folder, *callbacks, logger=logger).fit(model, loader)
-    return model
+    return cast("Tagger", model)
 
 
 def test_padded_tokens_are_explained_with_the_mask_and_in_every_length(tmp_path: Path) -> None:
@@ -97,6 +99,58 @@ def test_padded_tokens_are_explained_with_the_mask_and_in_every_length(tmp_path:
         for row, sample in enumerate(arrays[f"{prefix}ids"].tolist()):
             scores = trained.model(sentence(sample).unsqueeze(0))["logits"][0].detach()  # alone, it needs no mask
             np.testing.assert_allclose(arrays[f"{prefix}logits"][row], scores[chosen[row]], rtol=1e-4, atol=1e-5)
+
+
+class InStep(Tagger):
+    """Its step calls the network with all entries of the batch, and not its own `forward`."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.model(**batch)["loss"]
+
+
+class OfPairs(Mixed):
+    """Adds to the logits which of two texts a token is in."""
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Any = None, labels: Any = None, token_type_ids: Any = None
+    ) -> dict[str, Any]:
+        output = super().forward(input_ids, attention_mask)
+        logits = output["logits"] if token_type_ids is None else output["logits"] + token_type_ids.unsqueeze(2)
+        return {
+            "loss": None if labels is None else F.cross_entropy(logits.view(-1, K), labels.view(-1)),
+            "logits": logits,
+        }
+
+
+def collated_texts(samples: list[int]) -> dict[str, Tensor]:
+    batch = collated(samples)
+    return {**batch, "token_type_ids": torch.zeros_like(batch["input_ids"])}
+
+
+def collated_pairs(samples: list[int]) -> dict[str, Tensor]:
+    batch = collated(samples)
+    return {**batch, "token_type_ids": (torch.arange(batch["input_ids"].shape[1]) > 1) * batch["attention_mask"]}
+
+
+@pytest.mark.parametrize(
+    ("collate", "warning_count"),
+    [(collated, 0), (collated_texts, 0), (collated_pairs, 1)],
+    ids=["mask", "one text", "pairs"],
+)
+def test_entries_beside_the_tokens_are_told_once_unless_tokens_say_the_same(
+    tmp_path: Path, collate: Any, warning_count: int
+) -> None:
+    model, explained = InStep(), AttributionMonitor(on_error="raise", methods="saliency", metrics=(), num_samples=3)
+    model.model = OfPairs()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted(tmp_path, TrainingDynamicsMonitor(history=False), explained, model=model, collate=collate)
+    message = r"given batch\['input_ids'\] and batch\['token_type_ids'\]\. .* explained with batch\['input_ids'\] alone"
+    assert len([one for one in caught if re.search(message, str(one.message))]) == warning_count
+    arrays = arrays_of(max(tmp_path.rglob("explanations/*.npz")))
+    for row, sample in enumerate(arrays["ids"].tolist()):
+        scores = model.model(sentence(sample).unsqueeze(0))["logits"][0, 0].detach()
+        np.testing.assert_allclose(arrays["logits"][row], scores, rtol=1e-4, atol=1e-5)
 
 
 def filled_at_front(samples: list[int]) -> dict[str, Tensor]:

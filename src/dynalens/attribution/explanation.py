@@ -225,7 +225,7 @@ def find_forward(
             with suppress(NotImplementedError):  # no `forward` of its own
                 model(x)
                 return model
-        if path:
+        if path not in ((), ("",)):
             return _one_after_another(model, path)
         children = [(name, child) for name, child in model.named_children() if _gives_logits(child, x, dense=dense)]
     if len(children) != 1:

@@ -17,7 +17,7 @@ from dynalens.capture.loss_tap import BINARY, IGNORE_INDEX, TAP, DirectImports, 
 from dynalens.capture.matches import entries_among, same_memory, same_values
 from dynalens.capture.network import Network, NetworkRuns
 from dynalens.capture.numbering import Numbering
-from dynalens.capture.sequences import label_axis
+from dynalens.capture.sequences import follows_from_tokens, label_axis
 from dynalens.capture.unit_labels import CLASSES, UnitLabels, UnitTargets, kind_of_units
 from dynalens.capture.views import View, crops_in, view_from
 from dynalens.keys import INPUT_KEYS
@@ -44,7 +44,8 @@ class BatchLayout:
         units: How the entry at ``labels`` holds the labels of tokens or pixels.
         shift: By how many positions the logits for a token come earlier than the token: 1 in a causal language model.
         form: The view of the input that the network was given; None: the input as it stands in the batch.
-        other_inputs: Paths of other inputs that the network was given in the same call, except masks of tokens.
+        other_inputs: Paths of other inputs that the network was given in the same call, except labels and what
+            follows from tokens, such as the mask of their padding.
         renumbered: Paths of labels whose classes have other numbers in the loss.
     """
 
@@ -226,7 +227,7 @@ class BatchObserver:
             form=layout.form if inputs is None or layout.inputs else _form_of_inputs(calls, inputs, entries[inputs]),
             other_inputs=layout.other_inputs
             if inputs is None or layout.inputs
-            else _other_inputs(calls, inputs, entries),
+            else _other_inputs(calls, inputs, entries, layout.labels or targets.path),
             renumbered=frozenset() if layout.labels or targets.path else self._numbering.paths,
         )
 
@@ -350,14 +351,13 @@ def _path_of_inputs(calls: Sequence[ModuleCall]) -> Path | None:
     return next((path for path in paths if path and path[-1] in INPUT_KEYS), paths[0])
 
 
-def _other_inputs(calls: Sequence[ModuleCall], path: Path, entries: Mapping[Path, Tensor]) -> tuple[Path, ...]:
-    """Return the other entries that the outermost module was given.
-
-    Integers of the inputs' shape are masks of tokens.
-    """
+def _other_inputs(
+    calls: Sequence[ModuleCall], path: Path, entries: Mapping[Path, Tensor], labels: Path | None
+) -> tuple[Path, ...]:
+    """Return the other entries that the outermost module was given, without labels and what tokens say themselves."""
     entry, arguments = entries[path], calls[-1].arguments
-    candidates = {key: entries[key] for key in arguments if key != path} if path in arguments else {}
-    return tuple(key for key, tensor in candidates.items() if tensor.shape != entry.shape or tensor.is_floating_point())
+    others = [key for key in arguments if key not in (path, labels)] if path in arguments else []
+    return tuple(key for key in others if not follows_from_tokens(entries[key], entry))
 
 
 def _form_of_inputs(calls: Sequence[ModuleCall], path: Path, entry: Tensor) -> View | None:

@@ -78,8 +78,8 @@ class _Run(NamedTuple):
     module: nn.Module
     source_run: "_Run | None"
     """The call whose output is its only input; None if the input came from elsewhere, or if there are several."""
-    takes_one: bool
-    """Whether its only input is one tensor, which ``source_run`` returned or which has no gradients."""
+    is_followed: bool
+    """Whether ``source_run`` returned its only input, or its inputs have no gradients: no module computed them."""
     outputs: list[_Output]
 
 
@@ -108,10 +108,10 @@ class NetworkRuns:
             return
         inputs = [leaf for _, leaf in leaves(arguments)]
         source_run = self._run_that_gave(inputs[0]) if len(inputs) == 1 else None
-        takes_one = len(inputs) == 1 and (source_run is not None or inputs[0].grad_fn is None)
+        is_followed = source_run is not None or all(leaf.grad_fn is None for leaf in inputs)
         inner = set(module.modules()) - {module}
         self._runs = [run for run in self._runs if run.module not in inner]
-        self._runs.append(_Run(module, source_run, takes_one, outputs))
+        self._runs.append(_Run(module, source_run, is_followed, outputs))
 
     def _run_that_gave(self, value: Tensor) -> _Run | None:
         return next((run for run in self._runs if len(run.outputs) == 1 and run.outputs[0].value() is value), None)
@@ -148,7 +148,7 @@ class NetworkRuns:
         names: Mapping[nn.Module, str] = {module: name for name, module in model.named_modules()}
         run = next((run for run in reversed(self._runs) if _gave(run.outputs, logits)), None)
         modules: list[nn.Module] = []
-        while run is not None and run.takes_one:
+        while run is not None and run.is_followed:
             modules.insert(0, run.module)
             if run.source_run is None:
                 return tuple(names[module] for module in modules)

@@ -60,10 +60,33 @@ def padding_of(batch: Any, path: Path | None) -> int | None:
     mask = None if not path or tokens is None else entry_at(batch, (*path[:-1], MASK))
     if tokens is None or mask is None or mask.shape != tokens.shape or not is_tokens(tokens):
         return None
+    return int(tokens[mask == 0][0]) if _is_mask_of_padding(mask, tokens) else None
+
+
+def follows_from_tokens(entry: Tensor, tokens: Tensor) -> bool:
+    """Return whether an entry tells a network nothing that tokens (N, T) do not: it need not be given to it.
+
+    It is the mask of their padding, the positions 0 to T - 1, or the same number everywhere, as are the types of tokens
+    that are one text. Waits for the device.
+
+    Example:
+        >>> tokens = torch.tensor([[5, 7, 0], [6, 7, 8]])
+        >>> follows_from_tokens(torch.tensor([[1, 1, 0], [1, 1, 1]]), tokens)
+        True
+        >>> follows_from_tokens(torch.tensor([[0, 1, 0], [0, 1, 1]]), tokens)  # where the second text is
+        False
+    """
+    if entry.shape != tokens.shape or not is_tokens(tokens):
+        return False
+    is_constant = bool((entry == entry[0, 0]).all())
+    is_position = bool((entry == torch.arange(entry.shape[1], device=entry.device)).all())
+    return is_constant or is_position or _is_mask_of_padding(entry, tokens)
+
+
+def _is_mask_of_padding(mask: Tensor, tokens: Tensor) -> bool:
+    """Return whether one token stands where the mask is 0, and nowhere else; False if it is 0 nowhere."""
     filler_tokens = tokens[mask == 0]
-    if not len(filler_tokens) or not torch.equal(tokens == filler_tokens[0], mask == 0):
-        return None
-    return int(filler_tokens[0])
+    return bool(len(filler_tokens)) and torch.equal(tokens == filler_tokens[0], mask == 0)
 
 
 class FrontPadding:

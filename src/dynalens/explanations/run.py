@@ -15,6 +15,7 @@ from dynalens.explanations.result import middle_slices
 from dynalens.explanations.robustness import none_of
 from dynalens.explanations.samples import ExplainedSamples, Units
 from dynalens.explanations.settings import ExplanationSettings
+from dynalens.explanations.several_inputs import tell_other_inputs
 from dynalens.explanations.tokens import defined
 from dynalens.explanations.units import contrasted_units, explained_suspects, explained_units
 from dynalens.observation import is_tokens
@@ -36,7 +37,7 @@ class RunExplanations:
 
     def __init__(self, settings: ExplanationSettings) -> None:
         self.samples = ExplainedSamples(settings.choice, self._take_inputs)
-        self._earlier_maps = EarlierMaps()
+        self._earlier_maps, self._has_told_inputs = EarlierMaps(), False
         self._prepare(settings, "float32")
 
     def begin_fit(
@@ -89,6 +90,7 @@ class RunExplanations:
         dense = self.samples.dense
         explain_batch = functools.partial(explained_units, self.explainer) if dense else self.explainer.explanation_of
         every_epoch = explain_batch(model, samples, predicted=predicted, regions=regions)
+        self._tell_other_inputs()
         self._earlier_maps.compare(every_epoch, self._maps.metrics)
         suspects = self.samples.suspects(self._choice.suspects, units)
         if dense:
@@ -100,6 +102,12 @@ class RunExplanations:
         suspect_results = {} if suspects is None else self.explainer.explained_twice(model, suspects)
         suspect_results = {name: result.of_units(units) for name, result in suspect_results.items()}
         return EpochExplanations(every_epoch, suspect_results, self.explainer.robust(model, samples[1], samples[2]))
+
+    def _tell_other_inputs(self) -> None:
+        """Warn once if the network is explained without some of its inputs."""
+        is_told, self._has_told_inputs = self._has_told_inputs, True
+        if not is_told and self._maps.forward is None and self._choice.inputs == "auto":
+            tell_other_inputs(self.samples.observer.layout)
 
     def contrasts(self, model: nn.Module, classes: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:
         """Return maps of what speaks for each suspect's suggested class and against its given class, by its id.

@@ -1,4 +1,4 @@
-"""The error for networks that are given several entries of a batch: maps can be computed for one of them only."""
+"""What is said of networks that are given several entries of a batch: maps are computed for one of them only."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from dynalens.capture import BatchObserver, CaptureError
+from dynalens.capture import BatchLayout, BatchObserver, CaptureError
+from dynalens.notices import warn
 
 _OF_ONE_INPUT = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, CaptureError)
 
@@ -34,8 +35,23 @@ def several_inputs_told(
             ) from error
 
 
+def tell_other_inputs(layout: BatchLayout) -> None:
+    """Warn if training steps gave the network more than the entry that is explained, and maps worked without it."""
+    if layout.other_inputs:
+        warn(
+            f"Expected a network that is given one entry of the batch, got one that is given "
+            f"{_in_words(layout.all_inputs)}. It is explained with {_in_words(layout.all_inputs[:1])} alone, so its "
+            "logits may differ from those of the training. If they do, pass `forward=` with a callable(pl_module, "
+            "inputs) -> logits that makes the other entries from the inputs."
+        )
+
+
+def _in_words(paths: Sequence[tuple[Any, ...]]) -> str:
+    return " and ".join("batch" + "".join(f"[{key!r}]" for key in path) for path in paths)
+
+
 def _advice(paths: Sequence[tuple[Any, ...]]) -> str:
-    entries = " and ".join("batch" + "".join(f"[{key!r}]" for key in path) for path in paths)
+    entries = _in_words(paths)
     return (
         f"Expected a network that is given one entry of the batch, got one that is given {entries}. If they are "
         "columns of a table, pass `inputs=` with a callable(batch) -> (all columns in one floating tensor, labels), "
