@@ -339,7 +339,7 @@ def test_pairs_of_classes_and_unknown_layers_are_refused() -> None:
         explain(Net(), images(), Y, methods=method, method_args={method: {"layer": "convv"}})
 
 
-def test_without_captum_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_says_what_to_install_where_captum_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def refuse(name: str, *args: Any, **kwargs: Any) -> Any:

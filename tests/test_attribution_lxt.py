@@ -111,7 +111,7 @@ def test_models_without_rules_are_refused(library: Any, monkeypatch: pytest.Monk
         maps_of(net(), rows(), "lxt:attnLRP")
 
 
-def test_without_lxt_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_says_what_to_install_where_lxt_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lxt", None)
     with pytest.raises(ValueError, match=r"Expected LXT to be installed .*`pip install lxt torchvision 'transfor"):
         check_methods("lxt:attnLRP")

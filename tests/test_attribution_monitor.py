@@ -85,7 +85,7 @@ def test_the_first_real_validation_batch_is_explained_with_the_model_of_the_epoc
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
-def test_without_validation_the_first_training_batch_is_kept(tmp_path: Path) -> None:
+def test_the_first_training_batch_is_kept_where_there_is_no_validation(tmp_path: Path) -> None:
     fit(tmp_path, attribution_monitor(num_samples=2), data=in_order, max_epochs=2)
     assert [explanation(tmp_path, epoch)["targets"].tolist() for epoch in range(2)] == [labels()[:2].tolist()] * 2
 
@@ -153,7 +153,7 @@ def test_the_axis_can_be_the_epoch_and_monitors_can_be_named(tmp_path: Path) -> 
     assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("dynalens/a/faithfulness")]
 
 
-def test_without_tensorboard_there_is_one_warning_and_files(tmp_path: Path) -> None:
+def test_one_warning_and_files_are_all_there_is_without_tensorboard(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="a TensorBoardLogger, got none.*pictures") as warned:
         fit(tmp_path, attribution_monitor(), val=in_order, logger=CSVLogger(tmp_path))
     assert len([w for w in warned if "TensorBoardLogger" in str(w.message)]) == 1

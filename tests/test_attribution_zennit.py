@@ -33,7 +33,7 @@ def maps_of(model: nn.Module, x: Tensor, name: str, **arguments: Any) -> Tensor:
     return explain(model, x, Y, methods=name, method_args={name: arguments}).maps[name]
 
 
-def test_without_zennit_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_says_what_to_install_where_zennit_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zennit", None)
     with pytest.raises(ValueError, match=r"Expected zennit to be installed .* `pip install zennit`"):
         check_methods("zennit:EpsilonPlusFlat")

@@ -130,7 +130,7 @@ def test_one_hot_rows_are_the_labels_whose_classes_the_loss_was_given() -> None:
     assert layout.labels == (2,)
 
 
-def test_of_two_entries_that_name_the_same_classes_neither_is_guessed() -> None:
+def test_neither_of_two_entries_that_name_the_same_classes_is_guessed() -> None:
     batch = (pixels(), CLASSES.clone(), CLASSES.clone())
     assert observed(batch, lambda model, b: F.cross_entropy(model(b[0]), b[1] + 0)).labels is None
 
@@ -140,7 +140,7 @@ class WithMask(Network):
         return self.head((self.stem(x) * (1 if mask is None else mask.mean())).flatten(1))
 
 
-def test_of_two_inputs_the_one_that_a_layer_was_given_alone_is_taken() -> None:
+def test_the_one_of_two_inputs_that_a_layer_was_given_alone_is_taken() -> None:
     batch = {"mask": pixels(), "scan": pixels(), "kind": CLASSES}
     layout = observed(batch, lambda m, b: F.cross_entropy(m(b["scan"], mask=b["mask"]), b["kind"]), WithMask())
     assert layout.inputs == ("scan",)

@@ -73,9 +73,7 @@ def test_the_map_of_a_suspect_is_the_difference_of_the_maps_of_both_classes(
     assert compared >= 6
 
 
-def test_without_contrast_or_where_nothing_is_explained_there_is_no_map(
-    tmp_path: Path, galleries: list[list[Suspect]]
-) -> None:
+def test_a_suspect_without_contrast_or_explanations_has_no_map(tmp_path: Path, galleries: list[list[Suspect]]) -> None:
     fit(
         tmp_path / "a",
         attribution_monitor(contrast=None),

@@ -467,7 +467,7 @@ def test_indices_on_the_device_and_on_the_host_come_back_in_their_order() -> Non
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("size", "classes"), [(8, 2), (512, 10), (512, 1000)])
 @pytest.mark.parametrize("index_on_device", [False, True])
-def test_on_a_card_no_step_waits_and_the_record_is_that_of_the_cpu(
+def test_no_step_waits_on_a_card_and_the_record_is_that_of_the_cpu(
     size: int, classes: int, index_on_device: bool
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -577,7 +577,7 @@ def test_two_classes_without_a_finite_logit_are_not_counted_without_a_warning() 
     assert dynamics.end_epoch(0).non_finite == 1
 
 
-def test_of_two_classes_the_other_one_is_known_at_each_presentation() -> None:
+def test_the_other_one_of_two_classes_is_known_at_each_presentation() -> None:
     dynamics = TrainingDynamics(3)
     dynamics.update(range(3), torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 40.0]]), torch.tensor([0, 1, 1]))
     p = 1 / (1 + math.exp(-2))

@@ -113,7 +113,7 @@ class Noting(Dataset[Any]):
         return images()[i], labels()[i]
 
 
-def test_for_suspects_and_ids_no_loader_is_opened_and_no_dataset_indexed(tmp_path: Path) -> None:
+def test_no_loader_is_opened_and_no_dataset_indexed_for_suspects_and_ids(tmp_path: Path) -> None:
     def drawn(*callbacks: Any) -> list[int]:
         data = Noting()
         fit(tmp_path / str(len(callbacks)), *callbacks, data=lambda: loader(data))
@@ -451,7 +451,7 @@ def test_passing_samples_are_copied_once_whatever_holds_their_ids(tensors: bool)
     assert torch.equal(found[2], labels()[[5, 1]])
 
 
-def test_without_wanted_ids_no_sample_is_collected() -> None:
+def test_no_sample_is_collected_without_wanted_ids() -> None:
     passing = SampleCollector([])
     passing.offer(torch.tensor([1]), images()[:1], labels()[:1])
     assert passing.complete
@@ -476,7 +476,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
         attribution_monitor(**arguments)
 
 
-def test_without_a_tracker_there_are_no_suspects(tmp_path: Path) -> None:
+def test_suspects_need_a_tracker(tmp_path: Path) -> None:
     fit(tmp_path, attribution_monitor(steps=2), val=in_order)
     assert not [key for key in explanation(tmp_path, 2) if key.startswith("suspects")]
 

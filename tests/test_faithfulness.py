@@ -227,7 +227,7 @@ def test_curves_are_scored_without_waiting_for_the_device(baseline: str, patch_s
     assert len(waits.events[:first_wait]) == 2 * (2 * 3) + 2 + (1 if baseline == "zero" else 2)
 
 
-def test_at_most_twice_the_steps_are_scored_of_an_image_and_known_logits_are_not_scored_again() -> None:
+def test_images_are_scored_in_at_most_twice_the_steps_and_known_logits_are_not_scored_again() -> None:
     x, y, maps = torch.rand(3, 1, 8, 8), torch.zeros(3).long(), torch.rand(3, 8, 8)
     seen: list[int] = []
 

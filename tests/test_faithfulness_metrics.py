@@ -87,7 +87,7 @@ def test_the_reversed_map_has_the_opposite_gain(seed: int, steps: int) -> None:
     torch.testing.assert_close(gain, -symmetric_relevance_gain(SumOfPixels(), x, y, -maps, chosen))
 
 
-def test_of_a_linear_model_the_contributions_are_the_best_ranking() -> None:
+def test_contributions_are_the_best_ranking_of_a_linear_model() -> None:
     model, x, y = Linear(9, 2), torch.rand(1, 1, 3, 3), torch.tensor([1])
     weight = model.layer.weight.detach()
     contribution = ((weight[1] - weight[0]) * x.flatten()).view(1, 3, 3)

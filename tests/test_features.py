@@ -70,7 +70,7 @@ def test_the_table_has_what_the_nearest_neighbours_say(tmp_path: Path) -> None:
     assert "score_neighbours" in (tmp_path / "dynalens" / "samples.csv").read_text().splitlines()[0]
 
 
-def test_without_features_there_is_no_column_and_no_file_of_an_earlier_run(tmp_path: Path) -> None:
+def test_a_run_without_features_has_no_column_and_no_file_of_an_earlier_run(tmp_path: Path) -> None:
     fit(tmp_path, TrainingDynamicsMonitor(features="net.0"))
     assert (tmp_path / "dynalens" / "neighbours.npz").exists()
     monitor = TrainingDynamicsMonitor()
@@ -115,7 +115,7 @@ def test_samples_without_features_or_label_are_neither_scored_nor_neighbours() -
     assert np.isnan(neighbour_scores(torch.zeros(3, 2), np.array([0, 1, 2]))).all()
 
 
-def test_of_many_samples_some_are_looked_for() -> None:
+def test_some_of_many_samples_are_looked_for() -> None:
     y = np.arange(300) % 2
     features = torch.eye(2)[torch.from_numpy(y)] + 0.01 * torch.randn(300, 2)
     assert neighbour_scores(features, y, references=100).tolist() == [0.0] * 300
@@ -177,7 +177,7 @@ def test_no_update_of_features_waits_for_the_device() -> None:
 
 
 @pytest.mark.parametrize("ranks", [(0, 1), (1, 0)])
-def test_of_several_processes_the_later_step_counts(ranks: tuple[int, int]) -> None:
+def test_the_later_step_of_several_processes_counts(ranks: tuple[int, int]) -> None:
     both = [FeatureRows(), FeatureRows()]
     both[0].update(torch.tensor([0, 1]), torch.tensor([[1.0], [2.0]]), 4)
     both[0].update(torch.tensor([3]), torch.tensor([[3.0]]), 4)

@@ -105,7 +105,7 @@ class WarmsUp(FixMatch):
         return self.loss(logits, y)
 
 
-def test_after_one_step_that_is_left_out_the_loss_of_the_labels_is_told_by_a_trace(tmp_path: Path) -> None:
+def test_the_loss_of_the_labels_is_told_by_a_trace_after_one_step_that_is_left_out(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor(history=False, loader="labelled")
     with pytest.warns(UserWarning, match=r"got 2: .* training goes on"):
         module = fit(tmp_path, monitor, model=WarmsUp(), data=two_loaders, max_epochs=3)

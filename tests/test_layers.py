@@ -243,7 +243,7 @@ def test_the_strongest_inputs_are_those_of_the_validation(tmp_path: Path, drawn:
             assert picture.width == 700
 
 
-def test_without_validation_the_strongest_inputs_are_those_of_training_before_each_step(
+def test_the_strongest_inputs_are_those_of_training_before_each_step_where_there_is_no_validation(
     tmp_path: Path, drawn: dict[str, list[Any]]
 ) -> None:
     class InPlace(Classifier):

@@ -313,6 +313,10 @@ STEPS: dict[str, tuple[Callable[[], Classifier], dict[str, Any], dict[str, Any]]
 }
 
 
+ONE_EPOCH = [name for name in STEPS if name.startswith(("observed", "binary, returned"))]
+"""Whose second epoch has steps like the first's; those of others differ from epoch to epoch, and forget."""
+
+
 def assert_equals_the_definitions(
     statistics: SampleStatistics, seen: list[tuple[int, list[int], Tensor, Tensor]]
 ) -> None:
@@ -336,12 +340,11 @@ def assert_equals_the_definitions(
         assert statistics.predicted[i] == int(history[-1][0].argmax())
 
 
-@pytest.mark.parametrize(("model", "arguments", "options"), STEPS.values(), ids=STEPS.keys())
-def test_the_record_is_exact_and_weights_are_bit_identical(
-    tmp_path: Path, model: Callable[[], Classifier], arguments: dict[str, Any], options: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("name", STEPS)
+def test_the_record_is_exact_and_weights_are_bit_identical(tmp_path: Path, name: str) -> None:
+    model, arguments, options = STEPS[name]
     monitor = TrainingDynamicsMonitor(history=False, **arguments)
-    options = {"data": lambda: loader(batch_size=6), "max_epochs": 2} | options
+    options = {"data": lambda: loader(batch_size=6), "max_epochs": 1 if name in ONE_EPOCH else 2} | options
     module = fit_undisturbed(tmp_path, monitor, model, **options)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
     assert all(parameter.isfinite().all() for parameter in module.parameters())

@@ -131,7 +131,7 @@ def test_a_lost_epoch_leaves_the_record_alone() -> None:
     assert curve.rate(statistics, 4) == assess(statistics).noise_rate
 
 
-def test_with_many_classes_the_estimate_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_estimate_of_many_classes_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     statistics, history = noisy(100)
     curve = NoiseCurve()
     for epoch in history:

@@ -61,7 +61,7 @@ def test_embeddings_that_say_nothing_about_the_numbers_have_no_information() -> 
     assert evidence.loss > evidence.entropy - 0.01
 
 
-def test_without_known_numbers_embeddings_say_nothing() -> None:
+def test_embeddings_say_nothing_without_known_numbers() -> None:
     evidence = number_evidence(torch.ones(3, 2), np.array([[np.nan], [np.nan], [1.0]]), np.ones(1))
     assert np.isnan(evidence.margins).all()
     assert (evidence.loss, evidence.entropy) == (0.0, 0.0)

@@ -129,7 +129,7 @@ def test_changes_of_a_forward_pass_are_put_back(
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 @pytest.mark.parametrize("kind", [kind for kind in STATEFUL if kind is not Halves])
-def test_without_undisturbed_a_look_would_be_noticed(kind: type[Stateful]) -> None:
+def test_a_look_that_is_not_undisturbed_would_be_noticed(kind: type[Stateful]) -> None:
     def careless(model: nn.Module) -> None:
         model(torch.rand(5, 4))
 

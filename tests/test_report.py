@@ -174,7 +174,7 @@ def test_answers_of_an_audit_calibrate_the_page_and_say_where_to_stop(record: Re
     assert (n, low, value, high) == (N, 6, 6, 6)
 
 
-def test_without_history_there_are_no_curves(tmp_path: Path) -> None:
+def test_a_page_without_history_has_no_curves(tmp_path: Path) -> None:
     fit(tmp_path, TrainingDynamicsMonitor(history=False), max_epochs=1)
     content = content_of(write_report(load_record(tmp_path), tmp_path / "r.html"))
     assert content["names"] == [str(k) for k in range(K)]

@@ -382,7 +382,7 @@ def test_the_profile_of_an_epoch_is_fitted_once() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_without_an_epoch_the_floor_is_not_known() -> None:
+def test_the_floor_is_not_known_without_an_epoch() -> None:
     assert refuted_rate([]) == (0.0, 0.0, 1.0)
 
 
@@ -513,7 +513,7 @@ def test_flips_of_two_classes_are_counted_and_flagged(rate: float) -> None:
 
 
 @pytest.mark.parametrize("memorised_after", [3, 99])
-def test_without_wrong_labels_next_to_nothing_is_flagged(memorised_after: int) -> None:
+def test_next_to_nothing_is_flagged_without_wrong_labels(memorised_after: int) -> None:
     true = np.random.default_rng(0).integers(0, 6, 3000)
     statistics, history = simulated(true, true, memorised_after=memorised_after)
     for found in (assess(statistics, history), assess(statistics)):
@@ -522,7 +522,7 @@ def test_without_wrong_labels_next_to_nothing_is_flagged(memorised_after: int) -
         assert np.isfinite(found.score).all()
 
 
-def test_without_history_the_record_suggests_its_candidate() -> None:
+def test_the_record_suggests_its_candidate_without_history() -> None:
     given, true = flips(300, 6, 0.2, pair=False)
     statistics, _ = simulated(given, true)
     alone = assess(statistics)

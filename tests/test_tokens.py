@@ -115,7 +115,7 @@ class Two(nn.Module):
 
 
 @pytest.mark.parametrize(("model", "got"), [(Votes(), "none"), (Two(), "a, b")])
-def test_without_one_embedding_the_error_names_the_argument(model: nn.Module, got: str) -> None:
+def test_the_error_names_the_argument_where_there_is_not_one_embedding(model: nn.Module, got: str) -> None:
     with pytest.raises(
         ValueError, match=rf"tokens of shape .* exactly one nn.Embedding, got {got}.*`layer` for Captum's"
     ):
@@ -207,7 +207,7 @@ def test_the_monitor_writes_what_its_parts_compute_and_draws_words(tmp_path: Pat
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
-def test_without_a_baseline_token_maps_alone_are_compared(tmp_path: Path) -> None:
+def test_token_maps_alone_are_compared_without_a_baseline(tmp_path: Path) -> None:
     monitor = attribution_monitor(methods="input_x_gradient", metrics=("attribution_drift",), on_error="raise")
     fit(tmp_path, monitor, model=Words(), data=sentences)
     assert "input_x_gradient.attribution_drift.values" in explanation(tmp_path, 2)

@@ -105,7 +105,7 @@ def test_files_hold_the_record(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_without_history_the_suggestion_comes_from_the_record(tmp_path: Path) -> None:
+def test_the_suggestion_comes_from_the_record_without_history(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor(history=False, save_dir=tmp_path / "here", name="a")
     fit(tmp_path, monitor)
     assert not (tmp_path / "here" / "history").exists()
@@ -140,7 +140,7 @@ def test_an_interrupted_fit_leaves_its_complete_epochs_on_disk(tmp_path: Path, e
     assert (tmp_path / "dynalens" / "suspects.csv").exists()
 
 
-def test_before_an_epoch_has_ended_there_is_no_result(tmp_path: Path) -> None:
+def test_a_result_needs_an_epoch_that_has_ended(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor()
     for ask in (monitor.statistics, monitor.table, monitor.suspects, monitor.clean_indices, monitor.save):
         with pytest.raises(RuntimeError, match="at least one complete epoch of training, got none"):
@@ -351,7 +351,7 @@ def test_meta_names_version_epochs_and_length(tmp_path: Path) -> None:
     assert meta == {"version": 1, "num_samples": N, "epochs": [0], "incomplete_epochs": [], "class_names": None}
 
 
-def test_after_a_reset_classes_and_pictures_are_those_of_the_new_data(tmp_path: Path) -> None:
+def test_classes_and_pictures_are_those_of_the_new_data_after_a_reset(tmp_path: Path) -> None:
     def named(names: list[str], n: int) -> Any:
         data = dataset(n)
         data.classes = names  # type: ignore[attr-defined]  # as torchvision's datasets have it
