@@ -58,7 +58,31 @@ class Noisy(FillsUp):
         return [x, y, *index]
 
 
-def test_copies_that_are_changed_are_refused_and_the_advice_works(tmp_path: Path) -> None:
+class Normalises(FillsUp):
+    """Changes its samples, copies alike, and marks the copies."""
+
+    def __call__(self, samples: list[Any]) -> Any:
+        x, y = super().__call__(samples)
+        x[:, :, 1:] = (x[:, :, 1:] - 0.5) / 3
+        return x, y, (torch.arange(self.size) < len(samples)).float()
+
+
+@pytest.mark.parametrize("size", [5, 6, 7, 20])
+@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS.keys())
+def test_copies_of_samples_that_the_collate_function_changes_are_recorded(
+    tmp_path: Path, size: int, fill: Fill
+) -> None:
+    class Module(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch[:2], batch_idx)
+
+    monitor = TrainingDynamicsMonitor(history=False)
+    data = lambda: loader(batch_size=size, collate_fn=Normalises(fill, size=size))  # noqa: E731
+    module = fit(tmp_path, monitor, model=Module(), data=data, max_epochs=1)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+def test_copies_that_are_not_changed_alike_are_refused_and_the_advice_works(tmp_path: Path) -> None:
     def fitted(data: Any, **arguments: Any) -> Any:
         class Module(Classifier):
             def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -95,7 +119,11 @@ def test_rows_of_labels_alone_or_of_other_samples_are_no_copies() -> None:
     samples: dict[Any, list[Any]] = {(0,): x, (1,): [5, 6]}
     assert order_with_copies(samples, {(0,): rows, (1,): torch.tensor([5, 6, 6])}) == [0, 1, 1]
     assert order_with_copies({(1,): [5, 6]}, {(1,): torch.tensor([5, 6, 6])}) is None
-    assert order_with_copies(samples, {(0,): rows + 1, (1,): torch.tensor([5, 6, 6])}) is None
+    # each row changed alike
+    assert order_with_copies(samples, {(0,): rows + 1, (1,): torch.tensor([5, 6, 6])}) == [0, 1, 1]
+    assert order_with_copies(samples, {(0,): rows + 1, (1,): torch.tensor([6, 5, 6])}) is None
+    noise = torch.tensor([[0.0], [0.0], [0.5]])
+    assert order_with_copies(samples, {(0,): rows + noise, (1,): torch.tensor([5, 6, 6])}) is None
     # equal arrays with different labels could be either
     alike: dict[Any, list[Any]] = {(0,): [x[0], x[0]], (1,): [5, 6]}
     assert order_with_copies(alike, {(0,): torch.stack([x[0]] * 3)}) is None

@@ -157,7 +157,7 @@ def array_keys(values: list[Any], leaf: Column, *, end: bool = False) -> tuple[K
     places = [torch.from_numpy(index - box[axis] * end) for axis, index in enumerate(np.unravel_index(numbers, box))]
     entries = torch.stack([array[tuple(places)] for array in arrays if array is not None]).to(leaf.dtype)
     of_each_row: tuple[Any, ...] = (slice(None), *places)
-    return _as_bytes(entries), _as_bytes(leaf[of_each_row])
+    return bytes_of_rows(entries), bytes_of_rows(leaf[of_each_row])
 
 
 def _has_form_of_a_row(array: Tensor | None, leaf: Tensor) -> bool:
@@ -194,7 +194,8 @@ def _tensor(value: Any) -> Tensor | None:
     return tensor if plain and tensor.device.type == "cpu" else None
 
 
-def _as_bytes(rows: Tensor) -> Keys:
+def bytes_of_rows(rows: Tensor) -> Keys:
+    """Return the numbers of each row as bytes, which can be compared and counted."""
     # As bytes already in torch: numpy lacks some of its dtypes.
     numbers = rows.resolve_conj().resolve_neg().contiguous().view(torch.uint8).numpy()
     return [row.tobytes() for row in numbers]

@@ -6,7 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from dynalens.identity.columns import Column, Path, array_keys, begins_with, is_same, scalar_keys, scalars
+from dynalens.identity.columns import (
+    Column,
+    Path,
+    array_keys,
+    begins_with,
+    bytes_of_rows,
+    is_same,
+    scalar_keys,
+    scalars,
+)
 
 Order = list[int]
 
@@ -14,7 +23,9 @@ Order = list[int]
 def order_with_copies(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]) -> Order | None:
     """Return which sample each row is, if there are more rows than samples and all rows are samples.
 
-    Arrays or strings must tell: labels alone would also be those of other samples.
+    Arrays or strings must tell: labels alone would also be those of other samples. If a collate function changes its
+    samples, for instance by normalising images, their labels tell that the first rows are the samples in order. The
+    other rows must then be equal to one of them.
 
     Args:
         samples: What samples hold, by path.
@@ -27,10 +38,17 @@ def order_with_copies(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Col
         >>> import torch
         >>> order_with_copies({(0,): ["a", "b"]}, {(0,): ["a", "b", "a", "b", "a"]})
         [0, 1, 0, 1, 0]
+        >>> images = torch.tensor([[7.0], [8.0], [8.0]])
+        >>> order_with_copies({(0,): [5, 6]}, {(0,): torch.tensor([5, 6, 6]), (1,): images})
+        [0, 1, 1]
     """
     keys = _keys(samples, rows)
-    if not keys:
-        return None
+    return _order_of_equal_rows(samples, rows) if not keys else _order_by_keys(keys, samples, rows)
+
+
+def _order_by_keys(
+    keys: list[tuple[list[Any], list[Any]]], samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]
+) -> Order | None:
     samples_by_key = defaultdict(list)
     for sample, key in enumerate(zip(*(of_samples for of_samples, _ in keys), strict=True)):
         samples_by_key[key].append(sample)
@@ -54,6 +72,30 @@ def _keys(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]) -> lis
                 pairs.append(keys)
                 tells |= not isinstance(column, Tensor)
     return pairs if tells else []
+
+
+def _order_of_equal_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]) -> Order | None:
+    """Return which sample each row is, if the first rows are all samples in order, and each other row equals one."""
+    count = len(next(iter(samples.values()), ()))
+    labels = [keys for values in samples.values() for row in rows.values() if (keys := _labels(values, row))]
+    arrays = [bytes_of_rows(row) for row in rows.values() if isinstance(row, Tensor) and row.ndim > 1]
+    if not labels or not arrays:
+        return None
+    keys = list(zip(*labels, *arrays, strict=True))
+    sample_of: dict[Any, int] = {}
+    for sample, key in enumerate(keys[:count]):
+        if _differ(samples, sample_of.setdefault(key, sample), sample):
+            return None
+    order = [*range(count), *(sample_of.get(key, -1) for key in keys[count:])]
+    return None if -1 in order else order
+
+
+def _labels(values: list[Any], row: Column) -> list[Any]:
+    """Return the numbers or strings of a column that begins with those of the samples; [] if it does not."""
+    column = scalars(values)
+    keys = scalar_keys(column, row) if column is not None else None
+    begins = keys is not None and keys[1][: len(values)] == keys[0] and len(set(keys[0])) > (len(values) > 1)
+    return keys[1] if keys is not None and begins else []
 
 
 def _differ(samples: Mapping[Path, list[Any]], a: int, b: int) -> bool:
