@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 
 from dynalens import LayerMonitor, TrainingDynamicsMonitor
 from dynalens.capture.given_inputs import are_rows_of
+from dynalens.capture.scaling import Scaling, scaling_from
 from test_explained_inputs import explanation
 from training import Classifier, K, N, attribution_monitor, fit, images, labels, loader
 
@@ -41,8 +42,11 @@ class Changes(Classifier):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, y = batch
-        change = self.norm if self.change is None else self.change
-        return F.cross_entropy(self(change(x)[self.rows]), y[self.rows])
+        return F.cross_entropy(self(self.changed(x)[self.rows]), y[self.rows])
+
+    def changed(self, x: Tensor) -> Tensor:
+        changed: Tensor = (self.norm if self.change is None else self.change)(x)
+        return changed
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         pass
@@ -66,7 +70,8 @@ def enlarged(x: Tensor) -> Tensor:
 
 
 CHANGES: dict[str, Any] = {
-    "scaled": lambda x: x / N, "normalised by a module": None, "normalised in place": lambda x: x.sub_(1),
+    "scaled": lambda x: x / N, "normalised by a module": None,
+    "each scaled": lambda x: x / x.flatten(1).std(dim=1).view(-1, 1, 1, 1), "normalised in place": lambda x: x.sub_(1),
     "resized": enlarged, "with noise": lambda x: x + torch.rand_like(x),
     "clipped": lambda x: x.clamp(0, 1), "scaled and in another shape": lambda x: (x * 2).flatten(1),
 }  # fmt: skip
@@ -78,6 +83,60 @@ def test_inputs_that_a_step_changes_are_told_once(tmp_path: Path, change: Any, t
     tracker = [TrainingDynamicsMonitor()] if tracked else []
     in_place = change is CHANGES["normalised in place"]  # then the batch holds what the network is given
     assert told(tmp_path, Changes(change), *tracker) == (0 if in_place else 1)
+
+
+BYTES = (torch.rand(N, 3, 4, 4, generator=torch.Generator().manual_seed(1)) * 256).to(torch.uint8)
+MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+SCALINGS: dict[str, tuple[Tensor, Any]] = {
+    "by a module": (BYTES, None),
+    "converted": (BYTES, lambda x: x.float()),
+    "converted and scaled": (BYTES, lambda x: x.float() / 255),
+    "normalised": (BYTES, lambda x: (x / 255 - MEAN) / DEVIATION),
+    "channels last": (BYTES.movedim(1, -1).contiguous(), lambda x: x.permute(0, 3, 1, 2).float() / 255),
+    "channels last, converted": (BYTES.movedim(1, -1).contiguous(), lambda x: x.movedim(-1, 1).float()),
+    "booleans": (BYTES > 99, lambda x: x.float() * 2 - 1),
+}
+
+
+@pytest.mark.parametrize(("x", "scale"), SCALINGS.values(), ids=SCALINGS.keys())
+def test_inputs_that_a_step_scales_are_explained_as_the_network_is_given_them(
+    tmp_path: Path, x: Tensor, scale: Any
+) -> None:
+    model = Changes(scale, net=nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), K)))
+    tracker = [TrainingDynamicsMonitor()] if x is BYTES else []
+    assert told(tmp_path, model, *tracker, x=x) == 0
+    inputs = model.changed(x)[:2].requires_grad_()
+    logits = model.net(inputs)
+    written = explanation(tmp_path, 1)
+    np.testing.assert_allclose(written["logits"], logits.detach(), rtol=1e-4, atol=1e-4)
+    (gradient,) = torch.autograd.grad(logits[torch.arange(2), labels()[:2]].sum(), [inputs])
+    expected = gradient.abs().amax(dim=1).numpy()
+    scales = written["saliency.scales"].reshape(-1, 1, 1)
+    np.testing.assert_allclose(written["saliency.maps"] * scales, expected, rtol=1e-2, atol=1e-3 * expected.max())
+
+
+@pytest.mark.parametrize(
+    "change", [lambda x: x * torch.rand(()), lambda x: (x / 255) ** 2, lambda x: x / x.amax((1, 2, 3), keepdim=True)],
+    ids=["drawn", "squared", "each by its own number"],
+)  # fmt: skip
+def test_bytes_that_a_step_changes_in_another_way_are_told(tmp_path: Path, change: Any) -> None:
+    monitor = attribution_monitor(methods="saliency", metrics=(), num_samples=2)
+    model = Changes(change, net=nn.Sequential(nn.Flatten(), nn.Linear(48, K)))
+    assert told(tmp_path, model, monitor=monitor, x=BYTES) == 1
+
+
+def test_a_line_through_each_channel_tells_a_scaling() -> None:
+    x = torch.arange(24).view(2, 3, 2, 2)
+    by_channel = torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1)
+    view, scaling = scaling_from(x, x * by_channel - 3) or (None, None)
+    assert (view, scaling) == (None, Scaling(torch.int64, torch.float32, (1.0, 2.0, 4.0), (-3.0, -3.0, -3.0)))
+    assert scaling is not None
+    assert torch.equal(scaling.of(x + 1), (x + 1) * by_channel - 3)
+    assert torch.equal(scaling.of(x.float()), x.float())  # of another dtype, as another loader may have it
+    for other in (x**2.0, x * torch.rand(2, 1, 1, 1), torch.zeros(x.shape), x[:1].float(), 2 * x):
+        assert scaling_from(x, other) is None
+    assert scaling_from(torch.ones_like(x), x.float()) is None
+    assert scaling_from(x.flatten(1), 2.0 * x.flatten(1)) is None  # of a table, whose columns are no channels
 
 
 UNCHANGED: dict[str, Any] = {
@@ -142,13 +201,13 @@ def test_a_list_of_images_that_a_step_stacks_is_no_change(tmp_path: Path) -> Non
     assert warnings_of(tmp_path / "scaled", lambda x: x * 2) == 0  # the user gave the samples to explain
 
 
-def test_a_regression_whose_inputs_are_scaled_is_told(tmp_path: Path) -> None:
+def test_a_regression_whose_inputs_are_clipped_is_told(tmp_path: Path) -> None:
     class Regression(Changes):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return F.mse_loss(self(self.change(batch[0])).squeeze(1), batch[1].float())
 
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, 1))
-    assert told(tmp_path, Regression(lambda x: x / N, net=net), TrainingDynamicsMonitor()) == 1
+    assert told(tmp_path, Regression(lambda x: x.clamp(0, 1), net=net), TrainingDynamicsMonitor()) == 1
     assert told(tmp_path / "same", Regression(lambda x: x, net=net), TrainingDynamicsMonitor()) == 0
 
 
@@ -169,17 +228,21 @@ def test_a_copy_of_a_view_is_explained_in_the_order_of_the_view(tmp_path: Path, 
 
 def test_the_advice_on_changed_inputs_explains_what_the_network_is_given(tmp_path: Path) -> None:
     def scaled(batch: Any) -> Any:
-        return batch[0] / N, batch[1]
+        return (batch[0] / N).clamp(0, 1), batch[1]
 
-    model = Changes(lambda x: x / N)
+    model = Changes(lambda x: (x / N).clamp(0, 1))
     monitor = attribution_monitor(methods="saliency", metrics=(), num_samples=2, on_error="raise", inputs=scaled)
     assert told(tmp_path, model, monitor=monitor) == 0
-    expected = model.net(images()[:2] / N).detach()
+    expected = model.net((images()[:2] / N).clamp(0, 1)).detach()
     np.testing.assert_allclose(explanation(tmp_path, 1)["logits"], expected, rtol=1e-4)
     own = attribution_monitor(
-        methods="saliency", metrics=(), num_samples=2, on_error="raise", forward=lambda module, x: module(x / N)
+        methods="saliency",
+        metrics=(),
+        num_samples=2,
+        on_error="raise",
+        forward=lambda module, x: module((x / N).clamp(0, 1)),
     )
-    assert told(tmp_path / "forward", Changes(lambda x: x / N), monitor=own) == 0
+    assert told(tmp_path / "forward", model, monitor=own) == 0
 
 
 def test_the_layer_monitor_tells_changed_inputs_where_it_draws_feature_maps(tmp_path: Path) -> None:

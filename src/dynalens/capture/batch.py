@@ -71,6 +71,8 @@ def labels_of(batch: Any, *, remedy: str = "`capture=` with a callable(outputs, 
 def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | None = None) -> tuple[Tensor, Tensor]:
     """Return the inputs of a batch, (N, ...), and what it holds as labels: classes (N,) or (N, 1), or rows (N, K).
 
+    Inputs that a step only converts and scales are converted and scaled alike.
+
     Args:
         batch: What the loader delivered.
         inputs: "auto", (key, key) or callable(batch).
@@ -86,6 +88,7 @@ def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | No
         return _images_and_units(batch, layout)
     elif inputs == "auto":
         images = input_of(batch, layout)
+        images = images if layout is None else layout.scaled(images)
         labels = entry_at(batch, layout.labels) if layout is not None else None
         labels = _usual_labels_of(batch) if labels is None else labels
         if layout is not None and any(entry_at(batch, path) is labels for path in layout.renumbered):
@@ -106,7 +109,7 @@ def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | No
 
 def _images_and_units(batch: Any, layout: BatchLayout) -> tuple[Tensor, Tensor]:
     """Return the inputs of a batch and the class of each token (N, T) or pixel (N, H, W), or labels (N, K, H, W)."""
-    images, entry = input_of(batch, layout), entry_at(batch, layout.labels)
+    images, entry = layout.scaled(input_of(batch, layout)), entry_at(batch, layout.labels)
     labels = None if entry is None or entry.is_complex() or entry.ndim < 2 else layout.units.labels_of(entry)
     if isinstance(images, Tensor) and images.ndim > 1 and labels is not None and len(labels) == len(images):
         return images, labels

@@ -1,8 +1,8 @@
 """Where a batch holds the inputs and the targets of a training step, as seen while the step ran."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,16 +12,18 @@ from dynalens.capture.entries import Path, entry_at, leaves
 from dynalens.capture.flat_targets import FlatTargets
 from dynalens.capture.given_inputs import GivenInputs
 from dynalens.capture.graph import is_of_numbers
+from dynalens.capture.input_calls import ModuleCall, calls_to_logits, form_of_inputs, other_inputs, path_of_inputs
 from dynalens.capture.labels import class_labels
 from dynalens.capture.loss_tap import BINARY, IGNORE_INDEX, TAP, DirectImports, LossCall
-from dynalens.capture.matches import entries_among, same_memory, same_values
+from dynalens.capture.matches import entries_among, same_memory
 from dynalens.capture.network import Network, NetworkRuns
 from dynalens.capture.numbering import Numbering
-from dynalens.capture.sequences import follows_from_tokens, label_axis
+from dynalens.capture.scaling import ScaledView, Scaling, scaled_entries
+from dynalens.capture.sequences import label_axis
 from dynalens.capture.unit_labels import CLASSES, UnitLabels, UnitTargets, kind_of_units
-from dynalens.capture.views import View, crops_in, view_from
+from dynalens.capture.views import View
 from dynalens.keys import INPUT_KEYS
-from dynalens.observation import captured_calls, is_compiled, nodes_behind
+from dynalens.observation import captured_calls, is_compiled
 from dynalens.units import DENSE, PIXELS, TARGETS, TOKEN_LABELS
 
 _STEPS = 3
@@ -47,6 +49,7 @@ class BatchLayout:
         other_inputs: Paths of other inputs that the network was given in the same call, except labels and what
             follows from tokens, such as the mask of their padding.
         renumbered: Paths of labels whose classes have other numbers in the loss.
+        scaling: How a step converts and scales the input before the network gets it; None if it does not.
     """
 
     inputs: Path | None = None
@@ -60,6 +63,7 @@ class BatchLayout:
     form: View | None = None
     other_inputs: tuple[Path, ...] = ()
     renumbered: frozenset[Path] = frozenset()
+    scaling: Scaling | None = None
 
     @property
     def all_inputs(self) -> list[Path]:
@@ -71,12 +75,9 @@ class BatchLayout:
         entry = entry_at(batch, self.inputs)
         return entry if entry is None or self.form is None else self.form.view_of(entry)
 
-
-class ModuleCall(NamedTuple):
-    """One call of a module: which entries of the batch it was given, by their paths, and what it returned."""
-
-    arguments: dict[Path, Tensor]
-    outputs: list[Tensor]
+    def scaled(self, images: Any) -> Any:
+        """Return what the network is given in the place of these inputs."""
+        return images if self.scaling is None or not isinstance(images, Tensor) else self.scaling.of(images)
 
 
 class BatchObserver:
@@ -106,7 +107,8 @@ class BatchObserver:
         self._losses: list[LossCall] = []
         self._runs, self._given = NetworkRuns(), GivenInputs()
         self._loss: Tensor | None = None
-        self.changes_inputs = False
+        self.changes_inputs, self._is_confirmed = False, True
+        self._scaling_of_step: Scaling | None = None
         self._model: nn.Module | None = None
         self.network = Network()
         self._of_numbers, self.num_targets = False, 0
@@ -160,10 +162,12 @@ class BatchObserver:
         with suppress(Exception):  # an odd graph: the model's own `forward` or its only child counts
             self._learn_network()
         with suppress(Exception):  # an odd tensor: the usual keys are looked through instead
+            earlier_scaling = self.layout.scaling
             self.layout = self._layout_of_step(units if units is not None and units[0] in DENSE else None)
             self._learn_changes()
+            self._confirm_scaling(earlier_scaling)
         complete = self.layout.inputs is not None and self.layout.labels is not None
-        self._steps_left = 0 if complete else self._steps_left - 1
+        self._steps_left = 0 if complete and self._is_confirmed else self._steps_left - 1
         self.close()
 
     def close(self) -> None:
@@ -189,6 +193,13 @@ class BatchObserver:
         # A causal language model is given the tokens that it predicts.
         self.changes_inputs = self._given.are_changed(None if self.layout.shift else self.layout.labels, losses)
 
+    def _confirm_scaling(self, earlier_scaling: Scaling | None) -> None:
+        """Forget a factor that the second step does not have: it is drawn anew, as augmentations do."""
+        scaling = self.layout.scaling
+        self._is_confirmed = scaling is None or not scaling.factor or earlier_scaling is not None
+        if earlier_scaling is not None and not earlier_scaling.is_like(self._scaling_of_step):
+            self.layout, self.changes_inputs = replace(self.layout, scaling=None), True
+
     def _observe_call(self, module: nn.Module, arguments: Any, outputs: Any) -> None:
         if torch.compiler.is_compiling():
             return
@@ -198,10 +209,14 @@ class BatchObserver:
             return
         # In the middle of the user's forward pass, which must go on. A trace of the step's functions is not told.
         with suppress(Exception), torch._C.DisableTorchFunction():
-            matches = entries_among(self._leaves, [tensor for _, tensor in leaves(arguments)])
+            tensors = [tensor for _, tensor in leaves(arguments)]
+            matches = entries_among(self._leaves, tensors)
+            scalings: dict[Path, ScaledView] = {}
+            for path, tensor, scaling in scaled_entries(self._leaves, tensors) if not matches else ():
+                matches[path], scalings[path] = tensor, scaling
             self._given.observe(module, arguments, outputs, self._leaves, matches)
             if matches:
-                self._calls.append(ModuleCall(matches, [tensor for _, tensor in leaves(outputs)]))
+                self._calls.append(ModuleCall(matches, [tensor for _, tensor in leaves(outputs)], scalings))
 
     def _layout_of_step(self, units: tuple[str, Tensor] | None) -> BatchLayout:
         loss = next((call for call in self._losses if call.logits.requires_grad), None)
@@ -213,8 +228,10 @@ class BatchObserver:
             self._numbering.see(self._leaves, loss)
         # A causal language model is given the tokens that it predicts.
         path_of_labels = None if targets.shift else targets.path
-        calls = _calls_to_logits(self._calls, entries, path_of_labels, loss.logits if loss is not None else None)
-        inputs = _path_of_inputs(calls)
+        calls = calls_to_logits(self._calls, entries, path_of_labels, loss.logits if loss is not None else None)
+        inputs = path_of_inputs(calls)
+        form, scaling = (None, None) if inputs is None else form_of_inputs(calls, inputs, entries[inputs])
+        self._scaling_of_step = scaling
         return BatchLayout(
             inputs=layout.inputs or inputs,
             labels=layout.labels or targets.path,
@@ -224,10 +241,11 @@ class BatchObserver:
             dense=layout.dense or targets.dense,
             units=layout.units if layout.labels else targets.units,
             shift=layout.shift or targets.shift,
-            form=layout.form if inputs is None or layout.inputs else _form_of_inputs(calls, inputs, entries[inputs]),
+            form=layout.form if layout.inputs else form,
+            scaling=layout.scaling if layout.inputs else scaling,
             other_inputs=layout.other_inputs
             if inputs is None or layout.inputs
-            else _other_inputs(calls, inputs, entries, layout.labels or targets.path),
+            else other_inputs(calls, inputs, entries, layout.labels or targets.path),
             renumbered=frozenset() if layout.labels or targets.path else self._numbering.paths,
         )
 
@@ -315,57 +333,3 @@ def _path_of_classes(entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> 
 
 def _names(classes: Tensor, other_classes: Tensor | None) -> bool:
     return other_classes is not None and other_classes.shape == classes.shape and torch.equal(other_classes, classes)
-
-
-def _calls_to_logits(
-    calls: Sequence[ModuleCall], entries: Mapping[Path, Tensor], labels: Path | None, logits: Tensor | None
-) -> list[ModuleCall]:
-    """Return the calls with possible inputs that led to the logits.
-
-    If none did, as under ``no_grad``, return all of them.
-    """
-    calls_with_inputs = [
-        call._replace(
-            arguments={path: x for path, x in call.arguments.items() if path != labels and entries[path].ndim > 1}
-        )
-        for call in calls
-    ]
-    calls_with_inputs = [call for call in calls_with_inputs if call.arguments]
-    nodes = set() if logits is None else set(nodes_behind([logits.grad_fn]))
-    calls_to_logits = [
-        call
-        for call in calls_with_inputs
-        if any(output is logits or output.grad_fn in nodes for output in call.outputs)
-    ]
-    return calls_to_logits or calls_with_inputs
-
-
-def _path_of_inputs(calls: Sequence[ModuleCall]) -> Path | None:
-    """Return the entry that a module was given alone, or with the fewest others.
-
-    Entries under a usual key come first.
-    """
-    if not calls:
-        return None
-    paths = list(min(calls, key=lambda call: len(call.arguments)).arguments)
-    return next((path for path in paths if path and path[-1] in INPUT_KEYS), paths[0])
-
-
-def _other_inputs(
-    calls: Sequence[ModuleCall], path: Path, entries: Mapping[Path, Tensor], labels: Path | None
-) -> tuple[Path, ...]:
-    """Return the other entries that the outermost module was given, without labels and what tokens say themselves."""
-    entry, arguments = entries[path], calls[-1].arguments
-    others = [key for key in arguments if key not in (path, labels)] if path in arguments else []
-    return tuple(key for key in others if not follows_from_tokens(entries[key], entry))
-
-
-def _form_of_inputs(calls: Sequence[ModuleCall], path: Path, entry: Tensor) -> View | None:
-    """Return which view of an entry the outermost module was given; None if a module was given the entry itself."""
-    arguments = [call.arguments[path] for call in calls if path in call.arguments]
-    crops = crops_in(entry, arguments)
-    if crops is not None:
-        return crops
-    if any(same_values(entry, tensor) for tensor in arguments):
-        return None
-    return view_from(entry, arguments[-1])
