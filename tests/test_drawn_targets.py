@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
 
-from dynalens import CaptureError, TrainingDynamicsMonitor
+from dynalens import CaptureError, SampleIdentityError, TrainingDynamicsMonitor
 from dynalens.identity.drawn_targets import are_unrelated
 from training import Classifier, K, fit, fit_undisturbed, images, loader
 
@@ -139,7 +140,7 @@ class Labelled(Dataset[Any]):
 
     def __init__(self, target: Callable[[int], int], *, shown: bool = True) -> None:
         self.target, self.own = target, random.Random(2)
-        self.last = -1
+        self.last, self.times, self.counts = -1, dict.fromkeys(range(COUNT), 0), np.zeros(COUNT)
         if shown:
             self.targets = [i * 5 // 3 % 3 for i in range(COUNT)]
 
@@ -148,8 +149,11 @@ class Labelled(Dataset[Any]):
 
     def __getitem__(self, i: int) -> Any:
         x = images(COUNT)[i]
-        x[0, 1:] += self.own.random() + random.random() + torch.rand(5, 6) * np.random.rand() + (self.last == i)
+        x[0, 1:] += self.own.random() + random.random() + torch.rand(5, 6) * np.random.rand()
+        x[0, 1:] += (self.last == i) + self.times[i] / 10 + self.counts[i] / 10  # as caches and curricula count
         self.last = i
+        self.times[i] += 1
+        self.counts[i] += 1
         return x, self.target(i)
 
 
@@ -193,6 +197,48 @@ def test_targets_that_are_drawn_before_the_step_raise_after_a_hundred(
         fit(tmp_path, TrainingDynamicsMonitor(), model=module, data=lambda: data(draw))
     assert {epoch for epoch, *_ in module.seen} == {0}
     assert sum(len(index) for _, index, *_ in module.seen) <= COUNT
+
+
+class OneHot(Pretext):
+    def __call__(self, samples: list[Any]) -> Any:
+        x, turns = super().__call__(samples)
+        return x, torch.eye(K)[turns]
+
+
+@pytest.mark.parametrize("hook", ["on_before_batch_transfer", "on_after_batch_transfer"])
+@pytest.mark.parametrize("draw", list(DRAW.values())[:3], ids=list(DRAW)[:3])
+def test_targets_that_a_hook_draws_raise_after_a_hundred(tmp_path: Path, draw: Any, hook: str) -> None:
+    module: Any = Classifier()
+    setattr(module, hook, lambda batch, dataloader_idx: [batch[0], torch.tensor([draw() for _ in batch[1]])])
+    with pytest.raises(CaptureError, match="nothing to do with the labels of the batch"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=module, data=lambda: of_many(torch.arange(COUNT) // 5 % 2))
+    assert len(module.seen) == 4
+
+
+def test_one_hot_targets_that_are_drawn_raise_after_a_hundred(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match="other ones where the same samples are read again"):
+        fit(
+            tmp_path, TrainingDynamicsMonitor(),
+            data=lambda: loader(Labelled(without_a_label), batch_size=30, collate_fn=OneHot(DRAW["numpy"])),
+        )  # fmt: skip
+
+
+def test_several_targets_of_a_sample_in_one_step_raise_in_the_first_batch(tmp_path: Path) -> None:
+    class EachTurn(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y = batch
+            two = torch.cat([y, y]) + torch.arange(2 * len(y)) // len(y)  # follows from rows, but is another number
+            logits = self(torch.cat([x, x]) / COUNT)
+            return {"loss": F.cross_entropy(logits, two % K), "logits": logits, "targets": two % K}
+
+    with pytest.raises(SampleIdentityError, match="Expected each sample to have one target in a step, got 30 of 30"):
+        fit(tmp_path, TrainingDynamicsMonitor(views=2), model=EachTurn(), data=of_many)
+    repeated = WeightedRandomSampler([1.0, 1.0] + [0.0] * (COUNT - 2), COUNT)
+    data = lambda: loader(Labelled(lambda i: OWN.randrange(K), shown=False), sampler=repeated, shuffle=None)  # noqa: E731
+    with pytest.raises(
+        SampleIdentityError, match=r"Expected each sample to have one target in a step, got [12] of [12]"
+    ):
+        fit(tmp_path, TrainingDynamicsMonitor(), data=data)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

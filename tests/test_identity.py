@@ -381,7 +381,7 @@ def test_a_recorder_that_is_out_of_step_is_noticed(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Iteration, "take", misaligned)
     # The labels of the dataset, earlier ones, or those of a batch in which a sample stands twice.
-    noticed = r"got \d+ (samples whose label changed|(of \d+ )?samples with another one|of \d+ in the first steps)"
+    noticed = r"got \d+ (samples whose label changed|(of \d+ )?samples with (another one|several)|of \d+ in the first)"
     with pytest.raises((ValueError, SampleIdentityError), match=noticed):
         fit(tmp_path, TrainingDynamicsMonitor(), data=data)
 

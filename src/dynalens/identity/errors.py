@@ -1,5 +1,7 @@
 """The error for batches whose samples are not known. Its message says what to do."""
 
+from collections import Counter
+
 from torch import Tensor
 
 REMEDY = (
@@ -79,6 +81,32 @@ def check_views(targets: Tensor, views: int) -> None:
             f"{int(differs.any(dim=0).sum())} of {of_view.shape[1]} samples whose targets differ between views. "
             "Concatenate views as in `torch.cat([first, second])`, so that the rows of one sample are not side by "
             "side."
+        )
+
+
+def check_one_target_each(rows: Tensor, targets: Tensor) -> None:
+    """Raise a SampleIdentityError if a sample has several targets in one step. Waits for the device.
+
+    Args:
+        rows: The row of the record of each target.
+        targets: Shape ``(M,)``; negative ones are not counted.
+
+    Example:
+        >>> import torch
+        >>> check_one_target_each(torch.tensor([4, 4, 7]), torch.tensor([1, 1, 0]))
+        >>> check_one_target_each(torch.tensor([4, 4, 7]), torch.tensor([1, 2, 0]))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        dynalens.identity.errors.SampleIdentityError: Expected each sample to have one target in a step, got 1 of 2...
+    """
+    pairs = {pair for pair in zip(rows.tolist(), targets.tolist(), strict=True) if pair[1] >= 0}
+    counts = Counter(row for row, _ in pairs).values()
+    num_wrong = sum(count > 1 for count in counts)
+    if num_wrong:
+        raise SampleIdentityError(
+            f"Expected each sample to have one target in a step, got {num_wrong} of {len(counts)} "
+            "samples with several. If a task makes them, such as the prediction of rotations, leave the monitor out. "
+            "If the collate function makes several samples of one, let the dataset return these. If rows are not those "
+            "of their samples, let each sample carry its own index and pass `index=`."
         )
 
 

@@ -75,7 +75,7 @@ NO_CLASSES = (
 )
 DRAWN = (
     "Expected the targets of the loss to be classes of the samples, got numbers that have nothing to do with the "
-    "labels of the batch, in steps that draw random numbers, as pretext tasks do. Return a dict with `loss`, and with "
+    "labels of the batch, which the step or a hook draws, as pretext tasks do. Return a dict with `loss`, and with "
     "`logits` and `targets` of a classifier, pass `capture=` with a callable(outputs, batch) -> (logits, targets), or "
     "leave the monitor out."
 )

@@ -220,11 +220,11 @@ class SampleIdentity:
         iteration = None if self._source is None else current_iteration(trainer, self._source.position)
         return {} if iteration is None else iteration.labels_of_samples(rows)
 
-    def draws_targets(self, positions: list[int], targets: list[int], place: Path) -> bool:
-        """Return whether these samples have other targets if the loader's dataset is read again."""
+    def draws_targets(self, rows: Tensor, batch: Any, place: Path) -> bool:
+        """Return whether the samples of a batch have other targets there if the loader's dataset is read again."""
         if not self.known_by_loader or self._source is None:
             return False
-        return are_drawn_anew(self._source.loader, positions, targets, place)
+        return are_drawn_anew(self._source.loader, rows.tolist(), batch, place)
 
     def check_index_moves(self, trainer: Any, rows: Tensor, after_hooks: NotedLabels) -> None:
         """Raise if a hook or a collate function reordered samples, but not the indices of :class:`IndexedDataset`."""

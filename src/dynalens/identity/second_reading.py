@@ -12,29 +12,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynalens.identity.columns import Path, is_integer_vector, part_at
+from dynalens.identity.columns import Keys, Path, bytes_of_rows, part_at
 from dynalens.observation import seeded
 
 _READ = 32
 """Number of samples that are read again, at least twice. In one of seven readings, as many of them have each of two
 classes that are drawn."""
 _DEPTH, _LENGTH = 6, 64
-"""How far attributes are followed, and the longest list or dict that is: a dataset holds its transforms in short ones,
-its samples in long ones."""
+"""How far attributes are followed, and the longest list or dict whose parts are, too: a dataset holds its transforms in
+short ones, its samples in long ones."""
+_BYTES = 2**24
+"""Largest array that is copied. A dataset may count in it; its data are larger."""
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 
 
-def are_drawn_anew(loader: Any, positions: Sequence[int], targets: Sequence[int], place: Path) -> bool:
+def are_drawn_anew(loader: Any, positions: Sequence[int], batch: Any, place: Path) -> bool:
     """Return whether samples have other targets if they are read again, with other random numbers.
 
     The global generators are put back. What the dataset and the collate function keep themselves, such as generators,
-    counters and files that they open at the first read, is that of copies, which share large arrays and lists.
+    counters and files that they open at the first read, is that of copies, which share arrays of more than 16 MiB and
+    what long lists hold.
 
     Args:
         loader: The DataLoader.
-        positions: Of samples, as the sampler drew them.
-        targets: Their targets, in any order.
-        place: Path in the batch at which it holds them.
+        positions: Of the samples of a batch, as the sampler drew them.
+        batch: The batch.
+        place: Path at which it holds its targets.
 
     Returns:
         False as well if this cannot be told, for instance where a batch has other rows then.
@@ -45,10 +48,12 @@ def are_drawn_anew(loader: Any, positions: Sequence[int], targets: Sequence[int]
         ...     def __getitem__(self, i):
         ...         return super().__getitem__(i), random.randrange(4)
         >>> loader = DataLoader(Pretext(range(20)), batch_size=20)
-        >>> are_drawn_anew(loader, range(20), [0] * 20, (1,))
+        >>> are_drawn_anew(loader, range(20), [torch.zeros(20), torch.zeros(20, dtype=torch.long)], (1,))
         True
     """
-    number = min(_READ, len(positions))
+    number, targets = min(_READ, len(positions)), _keys_at(batch, place)
+    if targets is None or len(targets) != len(positions):
+        return False
     expected = Counter(targets[:number])
     for seed in range(1, 1 + max(2, _READ // max(number, 1))):
         with suppress(Exception), seeded(seed):  # whatever the user's own code does then
@@ -58,16 +63,22 @@ def are_drawn_anew(loader: Any, positions: Sequence[int], targets: Sequence[int]
     return False
 
 
-def _read(loader: Any, positions: Sequence[int], place: Path) -> list[int] | None:
+def _read(loader: Any, positions: Sequence[int], place: Path) -> Keys | None:
     dataset, collate = apart(loader.dataset), apart(loader.collate_fn)
     at_once = getattr(dataset, "__getitems__", None)
     samples = at_once(list(positions)) if at_once else [dataset[position] for position in positions]
-    targets = part_at(collate(samples), place)
-    return targets.tolist() if is_integer_vector(targets) else None
+    return _keys_at(collate(samples), place)
+
+
+def _keys_at(batch: Any, place: Path) -> Keys | None:
+    targets = part_at(batch, place)
+    if isinstance(targets, Tensor):
+        return bytes_of_rows(targets.detach().cpu().flatten(1)) if targets.ndim > 1 else targets.flatten().tolist()
+    return list(targets) if isinstance(targets, list | tuple) else None
 
 
 def apart(value: Any, depth: int = _DEPTH) -> Any:
-    """Return a copy of an object and of the objects that it consists of, but not of large lists, arrays or tensors.
+    """Return a copy of an object and of the objects that it consists of, but not of large arrays.
 
     Example:
         >>> draws = random.Random(0)
@@ -76,12 +87,14 @@ def apart(value: Any, depth: int = _DEPTH) -> Any:
     """
     if isinstance(value, _GENERATORS):
         return copy.deepcopy(value)
-    if not depth or isinstance(value, Tensor | np.ndarray | str | bytes):
+    if isinstance(value, Tensor | np.ndarray):
+        return copy.deepcopy(value) if value.nbytes <= _BYTES else value
+    if not depth or isinstance(value, str | bytes):
         return value
     if type(value) in (list, tuple):
-        return type(value)(apart(part, depth - 1) for part in value) if len(value) <= _LENGTH else value
+        return type(value)(apart(part, depth - 1) for part in value) if len(value) <= _LENGTH else copy.copy(value)
     if type(value) is dict:
-        return {key: apart(part, depth - 1) for key, part in value.items()} if len(value) <= _LENGTH else value
+        return {key: apart(part, depth - 1) for key, part in value.items()} if len(value) <= _LENGTH else value.copy()
     is_code = isinstance(value, type | ModuleType | FunctionType | MethodType)
     return value if is_code or not isinstance(getattr(value, "__dict__", None), dict) else _copied(value, depth)
 

@@ -10,10 +10,10 @@ from dynalens.capture import CaptureError
 from dynalens.dynamics import ROWS, TARGET, given_units
 from dynalens.identity.batch_hooks import has_batch_hooks
 from dynalens.identity.collate_order import Labels
-from dynalens.identity.columns import Column, Path, columns_of_batch, is_integer_vector, part_at
+from dynalens.identity.columns import Column, Path, columns_of_batch, is_integer_vector, part_at, parts
 from dynalens.identity.dataset_labels import Array, given_labels, given_rows
 from dynalens.identity.drawn_targets import OwnLabels, RandomDraws
-from dynalens.identity.errors import SampleIdentityError, check_rows, check_views
+from dynalens.identity.errors import SampleIdentityError, check_one_target_each, check_rows, check_views
 from dynalens.identity.in_place import NotedLabels, check_in_place, noted_labels
 from dynalens.identity.labels import (
     ANOTHER_ORDER,
@@ -68,6 +68,7 @@ class StepRows:
         self._labels, self._losses, self._draws = LabelCheck(), LossOfLabels(), RandomDraws()
         self._own_labels: OwnLabels | None = OwnLabels()
         self._has_classes, self._has_half_precision, self._is_side_by_side = True, False, False
+        self._has_changed_batch = False
         self._dataset_labels: Array | None = None
         self._step_rows: tuple[Tensor, Tensor, int] | None = None
         self._noted_labels: NotedLabels = []
@@ -149,17 +150,19 @@ class StepRows:
         batch = part if delivered is None else delivered
         if self._labels.needs_steps:
             check_views(presentation.targets, views if choice is None else 1)
+            if presentation.units is None:
+                check_one_target_each(target_rows, presentation.targets)
             if presentation.of_layer:
                 check_layer(TRACE.of_layers(), len(after_hooks))
             check_in_place(self._noted_labels, carried=delivered is None)
             check_in_place(self._identity.noted_labels(trainer, rows), carried=delivered is None)
             self._identity.check_index_moves(trainer, rows, self._noted_labels)
             is_traced = source is not None and not self._has_hooks
+            self._has_changed_batch = self._has_hooks and delivered is not None
             self._compare(batch, rows, target_rows.cpu(), presentation, is_traced=is_traced)
             if presentation.units is None:
-                self._check_drawn(
-                    self._identity.labels_of_samples(trainer, rows), rows, target_rows.cpu(), presentation
-                )
+                labels = self._identity.labels_of_samples(trainer, rows)
+                self._check_drawn(batch, labels, rows, target_rows.cpu(), presentation)
         elif not is_own and presentation.units is None and views == 1 and source is None:
             self._count_others(batch, order, presentation)
         return target_rows
@@ -315,14 +318,14 @@ class StepRows:
         if TRACE.are_of_pairs(step_targets):
             raise CaptureError(NO_CLASSES.format("marks of the pairs of samples that have the same label"))
         # What a step computes from its inputs may be a class of them.
-        draws = presentation.units is None and self._draws.have_begun()
+        draws = presentation.units is None and (self._has_changed_batch or self._draws.have_begun())
         draws = draws and not TRACE.inputs.lead_to_constant(step_targets)
         integers = _integers(step_targets)
         self._labels.see(columns, targets, classes=classes, is_traced=is_traced, integers=integers, draws=draws)
         if TRACE.makes(step_targets):
             raise CaptureError(NO_CLASSES.format("numbers that the step itself makes"))
 
-    def _check_drawn(self, labels: Labels, rows: Tensor, target_rows: Tensor, presentation: Any) -> None:
+    def _check_drawn(self, batch: Any, labels: Labels, rows: Tensor, target_rows: Tensor, presentation: Any) -> None:
         """Raise if the dataset or the collate function draws the targets.
 
         They then have nothing to do with the samples' own labels, and samples that are read again have other ones. No
@@ -335,12 +338,13 @@ class StepRows:
             columns = columns_of_samples(columns, rows.tolist(), target_rows.tolist())
         if isinstance(dataset_labels := self._labels_of_dataset(target_rows, presentation), Tensor):
             columns[GIVEN] = dataset_labels.tolist()
-        targets, place = presentation.targets.tolist(), self._labels.witness
-        self._own_labels.see(columns, targets)
+        self._own_labels.see(columns, presentation.targets.tolist())
         self._labels.needs_steps |= self._own_labels.is_open
+        own_places = (path for path, part in parts(batch) if part is presentation.step_targets)
+        place = self._labels.witness or next(own_places, None)
         if place is not None and self._own_labels.are_unrelated:
             self._own_labels = None  # once is enough
-            if self._identity.draws_targets(target_rows.tolist(), targets, place):
+            if self._identity.draws_targets(rows, batch, place):
                 raise CaptureError(DRAWN_BEFORE)
 
     def _labels_of_dataset(self, target_rows: Tensor, presentation: Any) -> Column | None:
