@@ -153,6 +153,50 @@ def test_entries_beside_the_tokens_are_told_once_unless_tokens_say_the_same(
         np.testing.assert_allclose(arrays["logits"][row], scores, rtol=1e-4, atol=1e-5)
 
 
+class OfLengths(Mixed):
+    """Reads each sentence as far as it is long, as packed sequences are read."""
+
+    def forward(self, input_ids: Tensor, lengths: Tensor, labels: Any = None) -> dict[str, Any]:  # type: ignore[override]  # other inputs
+        return super().forward(input_ids, (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(), labels)
+
+
+class WithDecoder(Mixed):
+    """Asks for the labels in words of its own, as a network whose decoder begins with them."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Any = None, labels: Any = None) -> dict[str, Any]:
+        if labels is None:
+            raise ValueError("You must specify decoder_input_ids")
+        return super().forward(input_ids, attention_mask, labels)
+
+
+def collated_with_lengths(samples: list[int]) -> dict[str, Tensor]:
+    batch = collated(samples)
+    mask = batch.pop("attention_mask")
+    return {**batch, "lengths": mask.sum(dim=1)}
+
+
+@pytest.mark.parametrize(
+    ("network", "collate", "message"),
+    [
+        (
+            OfLengths, collated_with_lengths,
+            r"is given batch\['input_ids'\] and batch\['lengths'\].*or makes the others from it.*'lengths'",
+        ),
+        (
+            WithDecoder, collated,
+            r"from batch\['input_ids'\] alone, got an error\. Pass `forward=` .*You must specify decoder_input_ids",
+        ),
+    ],
+)  # fmt: skip
+def test_a_network_that_needs_more_than_tokens_is_told_what_to_pass_and_training_goes_on(
+    tmp_path: Path, network: type[Mixed], collate: Any, message: str
+) -> None:
+    model, explained = InStep(), AttributionMonitor(methods="saliency", metrics=(), num_samples=3)
+    model.model = network()
+    with pytest.warns(UserWarning, match=f"Explanations are switched off, training goes on: ValueError: .*{message}"):
+        fitted(tmp_path, TrainingDynamicsMonitor(history=False), explained, model=model, collate=collate)
+
+
 def filled_at_front(samples: list[int]) -> dict[str, Tensor]:
     """As tokenizers of GPT-2 with ``padding_side="left"``."""
     batch = collated(samples)

@@ -320,8 +320,10 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             )
 
     def _or_switched_off(self) -> AbstractContextManager[None]:
-        observer, has_forward = self._explanations.samples.observer, self.forward is not None
-        return several_inputs_told(super()._or_switched_off(), observer, has_forward=has_forward)
+        return several_inputs_told(
+            super()._or_switched_off(), self._explanations.samples.observer,
+            has_forward=self.forward is not None, has_inputs=self.inputs != "auto",
+        )  # fmt: skip
 
     def tensorboard_layout(self) -> Layout:
         """Return the custom charts that compare each method with a random ranking."""

@@ -28,17 +28,16 @@ class ModuleCall(NamedTuple):
 def calls_to_logits(
     calls: Sequence[ModuleCall], entries: Mapping[Path, Tensor], labels: Path | None, logits: Tensor | None
 ) -> list[ModuleCall]:
-    """Return the calls with possible inputs that led to the logits.
+    """Return the calls with possible inputs that led to the logits, without their labels.
 
-    If none did, as under ``no_grad``, return all of them.
+    If none did, as under ``no_grad``, return all of them. Possible inputs have more than one axis.
     """
-    calls_with_inputs = [
-        call._replace(
-            arguments={path: x for path, x in call.arguments.items() if path != labels and entries[path].ndim > 1}
-        )
-        for call in calls
+    calls_without_labels = [
+        call._replace(arguments={path: x for path, x in call.arguments.items() if path != labels}) for call in calls
     ]
-    calls_with_inputs = [call for call in calls_with_inputs if call.arguments]
+    calls_with_inputs = [
+        call for call in calls_without_labels if any(entries[path].ndim > 1 for path in call.arguments)
+    ]
     nodes = set() if logits is None else set(nodes_behind([logits.grad_fn]))
     calls_to_logits = [
         call
@@ -48,14 +47,14 @@ def calls_to_logits(
     return calls_to_logits or calls_with_inputs
 
 
-def path_of_inputs(calls: Sequence[ModuleCall]) -> Path | None:
-    """Return the entry that a module was given alone, or with the fewest others.
+def path_of_inputs(calls: Sequence[ModuleCall], entries: Mapping[Path, Tensor]) -> Path | None:
+    """Return the entry with several axes that a module was given alone, or with the fewest others of this kind.
 
     Entries under a usual key come first.
     """
     if not calls:
         return None
-    paths = list(min(calls, key=lambda call: len(call.arguments)).arguments)
+    paths = min(([path for path in call.arguments if entries[path].ndim > 1] for call in calls), key=len)
     return next((path for path in paths if path and path[-1] in INPUT_KEYS), paths[0])
 
 

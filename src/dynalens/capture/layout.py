@@ -229,7 +229,7 @@ class BatchObserver:
         # A causal language model is given the tokens that it predicts.
         path_of_labels = None if targets.shift else targets.path
         calls = calls_to_logits(self._calls, entries, path_of_labels, loss.logits if loss is not None else None)
-        inputs = path_of_inputs(calls)
+        inputs = path_of_inputs(calls, entries)
         form, scaling = (None, None) if inputs is None else form_of_inputs(calls, inputs, entries[inputs])
         self._scaling_of_step = scaling
         return BatchLayout(

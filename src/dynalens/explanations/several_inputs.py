@@ -14,25 +14,28 @@ _OF_ONE_INPUT = (ValueError, TypeError, LookupError, AttributeError, RuntimeErro
 
 @contextmanager
 def several_inputs_told(
-    guard: AbstractContextManager[None], observer: BatchObserver, *, has_forward: bool
+    guard: AbstractContextManager[None], observer: BatchObserver, *, has_forward: bool, has_inputs: bool
 ) -> Iterator[None]:
     """If the body fails for a network with several inputs, raise an error within the guard that says what to pass.
+
+    So does an error of the network itself: an encoder with a decoder, say, computes nothing from the inputs alone.
 
     Args:
         guard: Takes errors of the body.
         observer: Has seen what training steps gave to the network.
         has_forward: Whether the user has passed a function that computes logits.
+        has_inputs: Whether the user has passed where the inputs stand, which may be wrong.
     """
     with guard:
         try:
             yield
         except _OF_ONE_INPUT as error:
             layout = observer.layout
-            if has_forward or not layout.other_inputs or isinstance(error, torch.OutOfMemoryError):
+            is_clear = has_inputs or str(error).startswith("Expected")
+            if has_forward or isinstance(error, torch.OutOfMemoryError) or (is_clear and not layout.other_inputs):
                 raise
-            raise ValueError(
-                f"{_advice(layout.all_inputs)} (Without these: {type(error).__name__}: {error})"
-            ) from error
+            advice = _advice(layout.all_inputs) if layout.other_inputs else _advice_for_one(layout.all_inputs)
+            raise ValueError(f"{advice} (Without these: {type(error).__name__}: {error})") from error
 
 
 def tell_other_inputs(layout: BatchLayout) -> None:
@@ -50,6 +53,14 @@ def _in_words(paths: Sequence[tuple[Any, ...]]) -> str:
     return " and ".join("batch" + "".join(f"[{key!r}]" for key in path) for path in paths)
 
 
+def _advice_for_one(paths: Sequence[tuple[Any, ...]]) -> str:
+    return (
+        f"Expected a network that computes logits, and a gradient of them, from {_in_words(paths) or 'its inputs'} "
+        "alone, got an error. Pass `forward=` with a callable(pl_module, inputs) -> logits that adds what else it "
+        "needs, or other `methods`."
+    )
+
+
 def _advice(paths: Sequence[tuple[Any, ...]]) -> str:
     entries = _in_words(paths)
     return (
@@ -57,5 +68,5 @@ def _advice(paths: Sequence[tuple[Any, ...]]) -> str:
         "columns of a table, pass `inputs=` with a callable(batch) -> (all columns in one floating tensor, labels), "
         "`forward=` with a callable(pl_module, columns) -> logits that separates them again, with `.long()` for those "
         "of integers, and `methods=('captum:FeatureAblation',)`, as integers have no gradient. Otherwise, pass an "
-        "entry and its labels by `inputs=`, and a `forward=` that needs this entry only."
+        "entry and its labels by `inputs=`, and a `forward=` that needs this entry only, or makes the others from it."
     )
