@@ -488,6 +488,31 @@ def test_twenty_samples_are_answered_by_keyboard_and_their_file_is_an_audit(
     assert browser.get_log("browser") == []
 
 
+def test_a_window_without_storage_offers_the_answers_and_decisions_as_text(
+    browser: Any, run: Path, tmp_path: Path
+) -> None:
+    record = load_record(run)
+    for write, name, key in ((write_audit, "answers.csv", "y"), (write_report, "decisions.csv", "d")):
+        page = write(record, tmp_path / "page.html", dataset=train_set())
+        frame = tmp_path / "frame.html"  # as the preview of a notebook server, which also blocks downloads
+        frame.write_text(f"<iframe sandbox='allow-scripts' src='{page.name}' width=1200 height=900></iframe>")
+        browser.get(frame.as_uri())
+        browser.switch_to.frame(browser.find_element("tag name", "iframe"))
+        copy = waited(lambda: browser.find_element("css selector", "#unstored textarea"))
+        assert f"into {name} before you leave" in browser.find_element("id", "unstored").text
+        assert len(copy.get_property("value").splitlines()) == 1
+        browser.find_element("tag name", "h1").click()  # keys go to the frame
+        keys(browser, key, key)
+        (tmp_path / name).write_text(copy.get_property("value"))
+        shot(browser, f"unstored-{name.partition('.')[0]}")
+        browser.switch_to.default_content()
+    answers, decisions = (
+        record.audit(tmp_path / "answers.csv"),
+        apply_decisions(train_set(), tmp_path / "decisions.csv"),
+    )
+    assert (answers.right, len(decisions)) == (2, N - 2)
+
+
 @pytest.mark.parametrize(("samples", "enough"), [(40, 30), (N, N)])
 def test_the_page_doubts_the_rate_until_there_are_enough_answers_of_all_rounds(
     browser: Any, tmp_path: Path, samples: int, enough: int

@@ -137,19 +137,21 @@ const KEYS = { y: () => answer("right"), n: () => answer("wrong"), u: () => answ
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (choosing && event.key === "Escape") return leave();
-  if (event.target.closest("input, select")) return;
+  if (event.target.closest("input, select, textarea")) return;
   const act = KEYS[event.key.toLowerCase()];
   if (!act) return;
   act();
   event.preventDefault();
 });
 
-by("download").addEventListener("click", () => download("answers.csv", csvOf([content.columns, ...cards
+const csv = () => csvOf([content.columns, ...cards
   .filter(card => answers.has(card.id))
   .map(card => {
     const given = answers.get(card.id);
     return [card.id, card.label, given.answer, given.to ?? "", ...card.rest];
-  })])));
+  })]);
+by("download").addEventListener("click", () => download("answers.csv", csv()));
+offerCopy(answers, "answer", "answers.csv", csv);
 readRows(by("read"), "answer", (row, card) => {
   if (!(row.answer in SAID)) return false;
   const to = row.answer === "wrong" && row.new_label !== "" ? { to: Number(row.new_label) } : {};

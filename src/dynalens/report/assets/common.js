@@ -28,17 +28,23 @@ class Kept {
   constructor(key, changed) {
     this.key = key;
     this.map = new Map();
+    this.isStored = false;
     this.read();
+    this.write();
     addEventListener("storage", event => {
       if (event.key === key) { this.read(); changed(); }
     });
   }
   read() {
     try { this.map = new Map(JSON.parse(localStorage.getItem(this.key) || "[]")); }
-    catch (error) { /* a page opened as a file may not be allowed: then it lives as long as the page */ }
+    catch (error) { /* some windows do not allow it: then it lives as long as the page */ }
   }
   write() {
-    try { localStorage.setItem(this.key, JSON.stringify([...this.map])); } catch (error) { /* as above */ }
+    try {
+      localStorage.setItem(this.key, JSON.stringify([...this.map]));
+      this.isStored = true;
+    } catch (error) { /* as above */ }
+    this.written?.();
   }
   set(id, value) {
     this.read();
@@ -86,6 +92,18 @@ function download(name, text) {
   link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+// A window without storage, as the preview of a notebook server, may block downloads as well. There the file's text can be copied.
+function offerCopy(kept, word, name, text) {
+  if (kept.isStored) return;
+  const copy = make("textarea", { readonly: "", rows: 4, "aria-label": name });
+  by("unstored").append(
+    make("p", {}, `This window does not let the page store your ${word}s: they are lost when you reload it, and the download may be ` +
+      `blocked. Open the page in a tab of its own, or copy this text into ${name} before you leave.`), copy);
+  by("unstored").hidden = false;
+  kept.written = () => { copy.value = text(); };
+  kept.written();
 }
 
 // Takes from a chosen CSV file the rows of this page's cards whose label is that of the card, if `take` returns true.

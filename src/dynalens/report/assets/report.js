@@ -258,7 +258,7 @@ by("choose").addEventListener("submit", event => {
 
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey || by("choose").open) return;
-  if (event.target.closest("input, select")) return;
+  if (event.target.closest("input, select, textarea")) return;
   const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns(), ArrowUp: -columns() };
   const key = event.key.toLowerCase();
   if (event.key in moves) step(moves[event.key]);
@@ -296,6 +296,7 @@ function csv() {
   return csvOf(rows);
 }
 by("download").addEventListener("click", () => download("decisions.csv", csv()));
+offerCopy(decisions, "decision", "decisions.csv", csv);
 readRows(by("read"), "decision", (row, card) => {
   const to = card.corrected ? (row.new_label === card.corrected ? card.suggested : NaN) : Number(row.new_label || NaN);
   if (row.decision === "relabel" && to in content.names) decisions.set(card.id, { decision: "relabel", to });
