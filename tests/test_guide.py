@@ -121,7 +121,7 @@ def check_command(words: list[str]) -> None:
         asked = {extra for word in arguments for extra in re.findall(r"\[(.*)\]", word)}
         assert {part for extra in asked for part in extra.split(",")} <= set(extras) | {"signatures", "datalab"}
     else:
-        assert name in {"tensorboard", "mkdocs", "torchrun", "bash"}, name
+        assert name in {"tensorboard", "mkdocs", "torchrun", "bash", "%load_ext", "%tensorboard"}, name
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if list(commands(page))], ids=name_of)
