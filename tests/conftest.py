@@ -32,12 +32,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, Any, Any]:
-    """Half a million objects are imported, and stay: the garbage collector leaves them alone, then and later."""
+    """Half a million objects are imported, and stay: the garbage collector leaves them alone, then and later.
+
+    It also looks less often for the few that a test leaves, which took 3 % of the processor time.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         gc.enable()
 
 

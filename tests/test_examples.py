@@ -22,7 +22,7 @@ def run(name: str, *arguments: str) -> None:
 
 
 def test_find_mislabeled_digits_finds_most_wrong_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("find_mislabeled_digits.py", "--epochs", "3", "--pairs", "2", "--out", str(tmp_path))
+    run("find_mislabeled_digits.py", "--epochs", "2", "--pairs", "2", "--out", str(tmp_path))
     out = capsys.readouterr().out
     number, top = re.findall(r"^Of the (\d+) most suspicious labels (\d+) are wrong", out, flags=re.MULTILINE)[0]
     assert int(number) == 377

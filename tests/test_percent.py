@@ -30,7 +30,8 @@ def mistakes(tree: ast.AST) -> Iterator[str]:
 
 def test_texts_of_the_package_have_a_space_before_the_sign() -> None:
     files = [*SOURCE.rglob("*.py"), *(ROOT / "examples").glob("*.py")]
-    assert [(path.name, text) for path in files for text in mistakes(ast.parse(path.read_text()))] == []
+    with_sign = {path: source for path in files if "%" in (source := path.read_text())}
+    assert [(path.name, text) for path, source in with_sign.items() for text in mistakes(ast.parse(source))] == []
 
 
 def test_pages_have_a_space_before_the_sign() -> None:
