@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from dynalens import CaptureError, TrainingDynamicsMonitor
 from test_losses import assert_equals_the_definitions
-from training import Classifier, K, N, fit, fit_undisturbed, images, labels, loader
+from training import Classifier, K, N, fit, fit_undisturbed, images, indices_of, labels, loader
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -255,3 +255,42 @@ def test_zeros_and_ones_that_mask_nothing_are_refused_beside_the_labels(tmp_path
     monitor = TrainingDynamicsMonitor(history=False)
     fit(tmp_path, monitor, model=Weighted(), data=data, max_epochs=1)  # factors of 1 and 2 are no mask, and no bits
     assert monitor.statistics().presentations.tolist() == [1] * N
+
+
+MISSING: dict[str, Rows] = {
+    "selected": lambda z, y: F.binary_cross_entropy_with_logits(z[y >= 0], y[y >= 0]),
+    "masked_select": lambda z, y: F.binary_cross_entropy_with_logits(z.masked_select(y >= 0), y.masked_select(y >= 0)),
+    "selected, with weights": lambda z, y: F.binary_cross_entropy_with_logits(
+        z[y > -2], y[y > -2].clamp(min=0), weight=(y[y > -2] >= 0).float()
+    ),
+    "selected, not reduced": lambda z, y: (
+        F.binary_cross_entropy_with_logits(z[y >= 0], y[y >= 0], reduction="none").sum() / y.numel()
+    ),
+    "selected probabilities": lambda z, y: F.binary_cross_entropy(z.sigmoid()[y >= 0], y[y >= 0]),
+    "by hand": lambda z, y: (LABEL_BY_LABEL["log-sigmoid"](z, y.clamp(min=0)) * (y >= 0)).sum() / len(y),
+}
+
+
+@pytest.mark.parametrize("missing", [-1.0, torch.nan])
+@pytest.mark.parametrize("loss", MISSING.values(), ids=MISSING.keys())
+def test_labels_that_are_missing_have_no_part_in_their_sample(tmp_path: Path, loss: Rows, missing: float) -> None:
+    draw = torch.Generator().manual_seed(7)
+    bits, is_known = (torch.rand(N, 4, generator=draw) < 0.4).float(), torch.rand(N, 4, generator=draw) < 0.7
+    margins: dict[int, list[float]] = {}
+
+    class Partial(Masks):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y = batch
+            logits = self(x / N)
+            known = y >= 0
+            for i, row in zip(indices_of(x), torch.where(known, (2 * y - 1) * logits.detach(), torch.inf), strict=True):
+                if row.isfinite().any():
+                    margins.setdefault(i, []).append(float(row.min()))
+            return self.rows(logits, torch.where(known, y, -1))
+
+    monitor = TrainingDynamicsMonitor(history=False)
+    data = lambda: loader(TensorDataset(images(), torch.where(is_known, bits, missing)), batch_size=11)  # noqa: E731
+    fit(tmp_path, monitor, model=Partial(loss, loss, outputs=4), data=data, max_epochs=1)
+    assert monitor.statistics().presentations.tolist() == [len(margins.get(i, [])) for i in range(N)]
+    for i, values in margins.items():
+        assert monitor.statistics().margin[i] == pytest.approx(sum(values) / len(values), rel=1e-4, abs=1e-5)

@@ -111,7 +111,7 @@ class ObservedLoss:
             rows_of_entry = entry if entry is None or selection is None else entry[rows_of(selection)]
             if rows_of_entry is None or rows_of_entry.shape != logits.shape or rows_of_entry.is_complex():
                 continue
-            labels, step_targets = rows_of_entry.float(), rows_of_entry if selection is None else selection
+            labels, step_targets = _bits(rows_of_entry), rows_of_entry if selection is None else selection
             agrees = [_agreeing_rows(table, labels) for table in tables]
             if is_new and not _tells(tables, labels, agrees, self._pull):
                 continue
@@ -217,6 +217,11 @@ class ObservedLoss:
             "labels, or uses others, too. Return a dict with `loss`, `logits` and `targets` from "
             "`training_step`, or pass `capture=` with a callable(outputs, batch) -> (logits, targets)."
         )
+
+
+def _bits(labels: Tensor) -> Tensor:
+    """Return labels with 0 in the place of a number for a missing one, -1 for instance, which a loss has to mask."""
+    return torch.where(labels >= 0, labels, 0).float()
 
 
 def _agreeing_rows(table: Tensor, labels: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class LossCall(NamedTuple):
     """``beta`` or ``delta`` of a loss that has one."""
     entries: UnreducedLoss | None = None
     """The losses of single entries, where the call returned these."""
+    selection: Tensor | None = None
+    """The mask (N, K) by which the step selected flat logits, as far as it was seen while the graph was whole."""
 
     def is_counted(self) -> Tensor | None:
         """Return which targets count by weights of their own and by their part in the loss, bool; None if all count.

@@ -16,20 +16,14 @@ from dynalens.capture.graph import Node
 from dynalens.capture.graph_loss import ObservedLoss, in_words
 from dynalens.capture.label_rows import SeveralLabels, log_odds, mark_ignored, with_ignored
 from dynalens.capture.loss_inputs import warn_of_probabilities
-from dynalens.capture.loss_tap import (
-    BINARY,
-    NUMBERS_TAP,
-    PROBABILITIES,
-    TAP,
-    DirectImports,
-    LossCall,
-)
+from dynalens.capture.loss_tap import BINARY, NUMBERS_TAP, PROBABILITIES, TAP, DirectImports, LossCall
 from dynalens.capture.losses import StepLosses, calls_in_words, reach
 from dynalens.capture.merging import RowsOf, check_returned, merged_parts
 from dynalens.capture.one_loss import Choose, OneLoss
 from dynalens.capture.presentation import Presentation, nodes_of_logits, presentation_of_units
 from dynalens.capture.regression import BatchTargets
 from dynalens.capture.rows import CapturedRows
+from dynalens.capture.selected_labels import rows_of_selected, with_selection
 from dynalens.observation import LayerCalls, is_compiled, layer_calls, module_named
 
 
@@ -225,8 +219,9 @@ class StepCapture:
     def _listen(self, call: LossCall) -> None:
         if not self._armed or (call.name == "nll_loss" and self._rows.weighs(call.logits)):
             return
+        call = with_selection(call)
         is_whole = call.name != PROBABILITIES or self._multi_labels.takes(call.logits.detach(), call.targets)
-        if not is_whole and not self._dense.has_masks(call.targets):
+        if not (is_whole or call.selection is not None) and not self._dense.has_masks(call.targets):
             return  # of two classes: the sigmoid before it is looked for, which has all digits
         self._losses.add(call)
 
@@ -319,7 +314,8 @@ class StepCapture:
     def _from_binary(self, call: LossCall) -> Presentation:
         logits = log_odds(call.logits) if call.name == PROBABILITIES else call.logits
         source = _loss_source(call.name, call.logits.shape, logarithm=False)
-        return self._checked(logits, call.targets, call.is_counted(), source=source)
+        rows = rows_of_selected(call._replace(logits=logits)) or (logits, call.targets, call.is_counted())
+        return self._checked(*rows, source=source)
 
     def _from_numbers(self, outputs: Any, samples: Any, rows_of: RowsOf) -> Presentation | None:
         """Return a regression of the batch's labels, or of the targets that the step returned.
