@@ -702,6 +702,35 @@ def test_explanations_of_a_regression_are_of_its_outputs(tmp_path: Path, outputs
     assert arrays["suspects_label.targets"].tolist() == ([1] * 4 if outputs == 1 else doubtful.tolist())
 
 
+class WithBoxes(Regressor):
+    """One linear layer, in batches that also hold boxes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(36, 1)
+        self.net = nn.Sequential(nn.Flatten(), self.linear)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.mse_loss(self(batch[0]), batch[1])
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_metrics_of_a_regression_are_those_that_compare_maps_with_earlier_ones_and_with_objects(tmp_path: Path) -> None:
+    model, metrics = WithBoxes(), ("deletion", "class_sensitivity", "attribution_drift", "relevance_mass")
+    boxes = torch.tensor([[0, 0, 3, 6]]).repeat(N, 1)
+    samples = TensorDataset(images(), targets(), boxes)
+    attribution = AttributionMonitor(methods="saliency", metrics=metrics, masks=2, on_error="raise", num_samples=2)
+    callbacks = TrainingDynamicsMonitor(), attribution
+    with pytest.warns(UserWarning, match=r"left out: deletion, class_sensitivity\. They need logits of classes"):
+        fit(tmp_path, *callbacks, model=model, data=lambda: loader(samples), max_epochs=2)
+    arrays = read_arrays(tmp_path / "dynalens" / "explanations" / "epoch_000001.npz")
+    weights = model.linear.weight.detach().abs().reshape(6, 6)  # the saliency of a linear output
+    expected = float(weights[:, :3].sum() / weights.sum())
+    np.testing.assert_allclose(arrays["saliency.relevance_mass.values"], [expected] * 2, rtol=1e-2)
+    assert arrays["saliency.attribution_drift.values"].shape == (2,)
+    assert not any("deletion" in name or "class_sensitivity" in name for name in arrays)
+
+
 class WithHead(Regressor):
     """Its ``forward`` returns features, of which the step predicts the second column of the batch's targets."""
 

@@ -10,7 +10,7 @@ from dynalens.capture.matches import same_values
 from dynalens.capture.scaling import ScaledView, Scaling, conversion_from
 from dynalens.capture.sequences import follows_from_tokens
 from dynalens.capture.views import View, crops_in, view_from
-from dynalens.keys import INPUT_KEYS
+from dynalens.keys import INPUT_KEYS, LABEL_KEYS
 from dynalens.observation import nodes_behind
 
 
@@ -64,6 +64,7 @@ def other_inputs(
     """Return the other entries that the outermost module was given, without labels and what tokens say themselves."""
     entry, arguments = entries[path], calls[-1].arguments
     others = [key for key in arguments if key not in (path, labels)] if path in arguments else []
+    others = [key for key in others if not key or key[-1] not in LABEL_KEYS]  # the targets of a regression
     return tuple(key for key in others if not follows_from_tokens(entries[key], entry))
 
 

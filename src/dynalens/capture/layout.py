@@ -163,7 +163,7 @@ class BatchObserver:
             self._learn_network()
         with suppress(Exception):  # an odd tensor: the usual keys are looked through instead
             earlier_scaling = self.layout.scaling
-            self.layout = self._layout_of_step(units if units is not None and units[0] in DENSE else None)
+            self.layout = self._layout_of_step(units if units is not None and units[0] in (*DENSE, TARGETS) else None)
             self._learn_changes()
             self._confirm_scaling(earlier_scaling)
         complete = self.layout.inputs is not None and self.layout.labels is not None
@@ -298,6 +298,8 @@ def _kind_of_flat(loss: LossCall, own_entry: Tensor | None, tokens: FlatTargets 
 
 def _locate_targets(entries: Sequence[tuple[Path, Tensor]], kind: str, targets: Tensor) -> _Targets:
     """Return where the targets stand that a tracker recorded, for instance those that the step returned."""
+    if kind == TARGETS:
+        return _Targets(next((path for path, entry in entries if _are_numbers_of(entry, targets)), None))
     samples, axis = len(targets), label_axis(targets, entries) if kind == TOKEN_LABELS else None
     targets = targets if axis is None else targets.movedim(axis, 1)
     flat = FlatTargets.told_by(targets.detach().flatten(), entries, samples) if targets.ndim == 2 else None
@@ -305,6 +307,12 @@ def _locate_targets(entries: Sequence[tuple[Path, Tensor]], kind: str, targets: 
         return _Targets(flat.path, flat.begin, dense=True)
     holder = UnitTargets.of_kind(targets, kind).held_by(entries)
     return _Targets(dense=True) if holder is None else _Targets(holder[0], dense=True, units=holder[1])
+
+
+def _are_numbers_of(entry: Tensor, targets: Tensor) -> bool:
+    """Return whether an entry holds these targets of a regression, in any shape and dtype."""
+    is_alike = entry.ndim > 0 and len(entry) == len(targets) and entry.numel() == targets.numel()
+    return is_alike and torch.equal(entry.detach().flatten().to(targets.dtype), targets.detach().flatten())
 
 
 def _units_in(entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> FlatTargets | None:

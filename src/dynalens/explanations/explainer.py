@@ -38,6 +38,8 @@ from dynalens.explanations.robustness import Robustness, measured_robustness, no
 from dynalens.explanations.samples import Passed, PassedSuspects
 from dynalens.explanations.tokens import check_in_vocabulary, with_mask
 from dynalens.faithfulness import (
+    METRICS_OF_EPOCHS,
+    METRICS_OF_REGIONS,
     METRICS_UNDER_NOISE,
     CurveSettings,
     Faithfulness,
@@ -101,15 +103,16 @@ class Explainer:
     form: View | None = field(default=None, init=False)
 
     def take_labels(self, *, independent: bool, numbers: bool, shift: int = 0, outputs: int | None = None) -> None:
-        """Set what the outputs of the model are. A regression has no metrics of probabilities."""
+        """Set what the outputs of the model are. A regression has no metrics of classes."""
         self.independent, self.numbers, self.shift, self.outputs = independent, numbers, shift, outputs
-        if numbers and self.metrics:
+        of_numbers = [name for name in self.metrics if name in (*METRICS_OF_EPOCHS, *METRICS_OF_REGIONS)]
+        if numbers and len(of_numbers) < len(self.metrics):
+            names = [name for name in self.metrics if name not in of_numbers]
             warn(
-                f"These metrics are left out: {', '.join(self.metrics)}. They compare probabilities, which a "
-                "regression does not have. Maps are drawn without metrics. Pass `metrics=()` to silence this "
-                "warning."
+                f"These metrics are left out: {', '.join(names)}. They need logits of classes, which a regression does "
+                "not have. Leave them out of `metrics` to silence this warning."
             )
-            self.metrics = ()
+            self.metrics = of_numbers
 
     def explanation_of(
         self,

@@ -26,6 +26,7 @@ from dynalens.faithfulness.gains import rescaled, rescaled_curve, symmetric_rele
 from dynalens.faithfulness.localisation import box_masks, pointing_game, relevance_mass
 from dynalens.faithfulness.measures import (
     METRICS,
+    METRICS_OF_EPOCHS,
     METRICS_OF_MAPS,
     METRICS_OF_REGIONS,
     METRICS_UNDER_NOISE,
@@ -53,6 +54,7 @@ from dynalens.faithfulness.scoring import PRECISIONS, Independent, chunk_size_fo
 __all__ = [
     "DEFAULT_SETTINGS",
     "METRICS",
+    "METRICS_OF_EPOCHS",
     "METRICS_OF_MAPS",
     "METRICS_OF_REGIONS",
     "METRICS_UNDER_NOISE",

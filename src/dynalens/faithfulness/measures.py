@@ -21,7 +21,8 @@ _NEEDS = {
     "insertion_rescaled": ("insertion",),
 }
 _MASKED = ("average_drop", "average_increase")
-METRICS_OF_MAPS = ("class_sensitivity", "attribution_drift", "randomisation_check", "consensus")
+METRICS_OF_EPOCHS = ("attribution_drift", "randomisation_check", "consensus")
+METRICS_OF_MAPS = ("class_sensitivity", *METRICS_OF_EPOCHS)
 METRICS_OF_REGIONS = ("pointing_game", "relevance_mass")
 METRICS_UNDER_NOISE = ("infidelity", "sensitivity", "local_fidelity")
 UNCONTROLLED = ("sensitivity", *METRICS_OF_MAPS)
