@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens import AttributionMonitor, Explanation, TrainingDynamicsMonitor, load_record
 from dynalens.capture.sequences import padding_of
+from dynalens.explanations.result import ExplanationResult
+from dynalens.report.sentences import kept_texts
 from training import K, N, arrays_of, trainer
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -195,6 +197,23 @@ def test_a_network_that_needs_more_than_tokens_is_told_what_to_pass_and_training
     model.model = network()
     with pytest.warns(UserWarning, match=f"Explanations are switched off, training goes on: ValueError: .*{message}"):
         fitted(tmp_path, TrainingDynamicsMonitor(history=False), explained, model=model, collate=collate)
+
+
+def test_padding_is_shown_in_no_text_and_in_no_picture(tmp_path: Path) -> None:
+    """No word of these sentences has the number that pads them."""
+    explained = AttributionMonitor(methods="saliency", metrics=(), num_samples=5, decode=lambda token: f"word{token}")
+    dynamics = TrainingDynamicsMonitor(decode=lambda token: f"word{token}")
+    fitted(tmp_path, dynamics, explained)
+    texts = kept_texts(load_record(next(tmp_path.rglob("record.npz")).parent)).texts
+    assert len(texts) == N
+    for sample, text in texts.items():
+        assert re.findall(r"\d+", text) == [str(token) for token in sentence(sample).tolist()]
+    explanations = ExplanationResult(
+        torch.tensor([[5, PAD, 7, PAD]]), torch.tensor([0]), torch.tensor([0]),
+        Explanation({}, torch.zeros(1, 2), None), {}, {}, padding=PAD,
+    )  # fmt: skip
+    [row] = explanations.rows(torch.zeros(0), decode=str)
+    assert row.image == ("5", "", "7", "")
 
 
 def filled_at_front(samples: list[int]) -> dict[str, Tensor]:

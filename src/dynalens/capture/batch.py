@@ -8,6 +8,7 @@ from torch import Tensor
 from dynalens.capture.entries import entry_at, leaves
 from dynalens.capture.labels import class_labels
 from dynalens.capture.layout import BatchLayout
+from dynalens.capture.sequences import attended_tokens
 from dynalens.keys import INPUT_KEYS, LABEL_KEYS
 from dynalens.observation import is_tokens
 
@@ -123,12 +124,14 @@ def _images_and_units(batch: Any, layout: BatchLayout) -> tuple[Tensor, Tensor]:
 def inputs_to_show(batch: Any, layout: BatchLayout | None = None, *, rows: bool = False) -> Tensor | None:
     """Return the images or signals (N, C, ...) of a batch, or None where its inputs are neither.
 
-    With ``rows``, ids of tokens (N, T) and rows of numbers (N, F) as well.
+    With ``rows``, ids of tokens (N, T) and rows of numbers (N, F) as well. Padding is -1 then.
     """
     inputs = input_of(batch, layout)
     if not isinstance(inputs, Tensor):
         return None
-    is_row = rows and (is_tokens(inputs) or (inputs.ndim == 2 and inputs.is_floating_point()))
+    if rows and is_tokens(inputs):
+        return attended_tokens(batch, None if layout is None else layout.inputs, inputs)
+    is_row = rows and inputs.ndim == 2 and inputs.is_floating_point()
     return inputs if 3 <= inputs.ndim <= 5 or is_row else None  # N, C and space or time
 
 

@@ -63,6 +63,21 @@ def padding_of(batch: Any, path: Path | None) -> int | None:
     return int(tokens[mask == 0][0]) if _is_mask_of_padding(mask, tokens) else None
 
 
+def attended_tokens(batch: Any, path: Path | None, tokens: Tensor) -> Tensor:
+    """Return tokens (N, T) with -1 for those that the entry ``attention_mask`` leaves out, as they are not shown.
+
+    Does not wait for the device.
+
+    Example:
+        >>> batch = {"input_ids": torch.tensor([[5, 7], [6, 0]]), "attention_mask": torch.tensor([[1, 1], [1, 0]])}
+        >>> attended_tokens(batch, ("input_ids",), batch["input_ids"]).tolist()
+        [[5, 7], [6, -1]]
+    """
+    mask = entry_at(batch, (*(path or ())[:-1], MASK))
+    has_mask = mask is not None and mask.shape == tokens.shape
+    return tokens.long().masked_fill(mask == 0, -1) if mask is not None and has_mask else tokens
+
+
 def follows_from_tokens(entry: Tensor, tokens: Tensor) -> bool:
     """Return whether an entry tells a network nothing that tokens (N, T) do not: it need not be given to it.
 

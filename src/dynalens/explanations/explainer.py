@@ -29,6 +29,7 @@ from dynalens.explanations.forms import (
     explained_form,
     forward_in_network,
     forward_of_form,
+    in_rows,
     is_table,
     model_form,
 )
@@ -143,7 +144,9 @@ class Explainer:
             targets = logits.argmax(dim=1)
         query = Query(model, forward, images, labels if targets is None else targets)
         result = self._in_memory(images, lambda: self._explanation_of_images(query, labels, samples[0], regions))
-        return replace(result, table=is_table(inputs), independent=self.independent, numbers=self.numbers)
+        return replace(
+            result, table=is_table(inputs), independent=self.independent, numbers=self.numbers, padding=self.padding
+        )
 
     def explained_twice(self, model: nn.Module, suspects: PassedSuspects) -> dict[str, ExplanationResult]:
         """Return maps and metrics of suspects for the given class, "label", and for the predicted one, "prediction".
@@ -207,7 +210,7 @@ class Explainer:
                 return unit.logits(run(inputs_of_unit))
 
             return Independent(of_unit) if self.independent else of_unit
-        return Independent(_in_rows(run)) if self.independent else run
+        return Independent(in_rows(run)) if self.independent else run
 
     def units_forward(self, model: nn.Module, inputs: Tensor) -> tuple[Forward, Tensor]:
         """Return the function that computes the logits of all tokens or pixels, and the inputs that it takes."""
@@ -372,17 +375,6 @@ def _on_device_of(model: nn.Module, *tensors: Tensor) -> list[Tensor]:
     """Return the tensors on the device of the model."""
     device = device_of(model, tensors[0])
     return [tensor.to(device) for tensor in tensors]
-
-
-def _in_rows(run: Forward) -> Forward:
-    """Return logits (N, K, 1) of K labels as (N, K)."""
-
-    def rows(images: Tensor) -> Tensor:
-        logits = run(images)
-        single = isinstance(logits, Tensor) and logits.ndim > 2 and logits.shape[2:].numel() == 1
-        return logits.flatten(1) if single else logits
-
-    return rows
 
 
 def _failure(attempt: Callable[[], object]) -> Exception | None:

@@ -103,6 +103,17 @@ def forward_of_form(forward: Forward, inputs: Tensor) -> Forward:
     return forward
 
 
+def in_rows(run: Forward) -> Forward:
+    """Return logits (N, K, 1) of K labels as (N, K)."""
+
+    def rows(images: Tensor) -> Tensor:
+        logits = run(images)
+        single = isinstance(logits, Tensor) and logits.ndim > 2 and logits.shape[2:].numel() == 1
+        return logits.flatten(1) if single else logits
+
+    return rows
+
+
 def check_floating_copies(model: nn.Module, forward: Forward, inputs: Tensor) -> None:
     """Raise a ValueError if the model's logits for integer images and for floating copies of them differ."""
     if inputs.is_floating_point() or inputs.is_complex() or is_tokens(inputs):

@@ -40,6 +40,7 @@ class ExplanationResult:
         numbers: Whether the model is a regression, of which one output was explained.
         units: Name of the explained token or region of each sample; empty if samples have one class.
         places: Position of each explained token in the targets; empty if there are none.
+        padding: The token that pads sequences, which is not shown; None if it is not known.
         is_given: Shape ``(N,)``, with several labels: whether the one in ``labels`` was given; None: all were.
     """
 
@@ -56,6 +57,7 @@ class ExplanationResult:
     is_given: Tensor | None = None
     units: Sequence[str] = ()
     places: Sequence[int] = ()
+    padding: int | None = None
 
     def of_units(self, units: Mapping[int | str, tuple[int, int]] | None) -> "ExplanationResult":
         """Return the result with the information whether each doubtful label was given.
@@ -194,7 +196,9 @@ class ExplanationResult:
 
     def _sentences(self, decode: Decode | None) -> Sentences:
         """Return the samples as sentences, without any if they are not tokens."""
-        ids = self.images.tolist() if is_tokens(self.images) else []
+        is_text = is_tokens(self.images)
+        is_padding = self.images == (-1 if self.padding is None else self.padding)
+        ids = self.images.masked_fill(is_padding, -1).tolist() if is_text else []
         places: Sequence[int | None] = self.places[: len(ids)] or [None] * len(ids)  # of signals it is in words
         return Sentences(ids, places, self.labels.tolist()[: len(ids)], decode)
 

@@ -11,7 +11,7 @@ from dynalens.dynamics import Array
 from dynalens.pictures.drawing import BLUE, ORANGE
 from dynalens.pictures.inputs import Normalisation, shown_inputs
 from dynalens.pictures.masks import tinted_picture
-from dynalens.pictures.words import numbers_text
+from dynalens.pictures.words import numbers_text, without_end
 
 _LONGEST_SIDE = 112
 _LONGEST_SIGNAL = 448
@@ -134,7 +134,7 @@ class SuspectWatch:
             names = self._columns if self._has_columns else None
             self.texts |= {row: numbers_text(x, names=names) for row, x in zip(samples, inputs.tolist(), strict=True)}
         else:
-            self.sentences |= dict(zip(samples, inputs.tolist(), strict=True))
+            self.sentences |= {row: without_end(tokens) for row, tokens in zip(samples, inputs.tolist(), strict=True)}
 
     def note(self, epoch: int, presentations: Mapping[str, Array]) -> None:
         """Keep the newest p(label) of each followed sample.

@@ -52,6 +52,17 @@ def numbers_text(values: Sequence[float], place: int | None = None, names: Seque
     return excerpt([f"{column}: {value:.4g}" for column, value in zip(columns, values, strict=False)], place, ", ")
 
 
+def without_end(tokens: Sequence[int]) -> list[int]:
+    """Return tokens without the negative ones at their end, which stand for padding.
+
+    Example:
+        >>> without_end([-1, 5, 7, -1, -1])
+        [-1, 5, 7]
+    """
+    length = next((place for place in range(len(tokens), 0, -1) if tokens[place - 1] >= 0), 0)
+    return list(tokens[:length])
+
+
 def next_word_shift(
     sentences: Sequence[Sequence[int]], places: Sequence[int | None], classes: Sequence[int]
 ) -> int | None:
@@ -85,7 +96,7 @@ class Sentences:
     """Samples that are tokens, each with or without a doubtful token.
 
     Args:
-        sentences: Ids of the tokens of each sample.
+        sentences: Ids of the tokens of each sample; negative ones, which stand for padding, are not shown.
         places: Position of the doubtful token of each sample in the targets; None if there is none.
         classes: The class that was given at each place.
         decode: Returns the word of an id; None: ids are shown.
@@ -110,9 +121,12 @@ class Sentences:
         classes: Sequence[int],
         decode: Decode | None = None,
     ) -> None:
-        self._sentences, self._classes, self._decode = sentences, classes, decode or str
+        self._sentences, self._classes, self._word_of = sentences, classes, decode or str
         self.shift = next_word_shift(sentences, places, classes)
         self._doubtful_places = [place if place is None else place + (self.shift or 0) for place in places]
+
+    def _decode(self, token: int) -> str:
+        return self._word_of(token) if token >= 0 else ""
 
     def words(self) -> list[tuple[str, ...]]:
         """Return the words of each sample, one per token, with the doubtful one in brackets."""
