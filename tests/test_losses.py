@@ -103,6 +103,18 @@ class WrappedByCompile(Classifier):
         self.net: Any = torch.compile(self.net, backend=backend)
 
 
+class CompiledInConfigureModel(Classifier):
+    """As Lightning advises: the network is compiled when the strategy is known, which is after ``setup``."""
+
+    def __init__(self, backend: Any) -> None:
+        super().__init__()
+        self.backend = backend
+
+    def configure_model(self) -> None:
+        if isinstance(self.net, nn.Sequential):
+            self.net: Any = torch.compile(self.net, backend=self.backend)
+
+
 class ObservedCompiled(WrappedByCompile):
     def __init__(self) -> None:
         super().__init__("aot_eager")
@@ -348,6 +360,20 @@ def test_the_record_is_exact_and_weights_are_bit_identical(tmp_path: Path, name:
     module = fit_undisturbed(tmp_path, monitor, model, **options)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
     assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
+def test_a_network_that_configure_model_compiles_is_compiled_once(tmp_path: Path) -> None:
+    graphs: list[Any] = []
+
+    def backend(graph: Any, _inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    fit(
+        tmp_path, TrainingDynamicsMonitor(history=False), model=CompiledInConfigureModel(backend), max_epochs=2,
+        data=lambda: loader(batch_size=6),
+    )  # fmt: skip
+    assert len(graphs) == 1
 
 
 class OneLogit(Classifier):

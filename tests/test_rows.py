@@ -240,7 +240,8 @@ def test_chosen_rows_stay_on_the_device_of_the_step() -> None:
             return None
 
     rows = StepRows(Known())
-    rows.begin(None, traces=True)
+    rows.begin(None)
+    rows.may_trace = True
     for _ in range(3):  # of the first steps the labels are compared on the host
         y = labels(4)
         rows.start((images(4), y))

@@ -50,7 +50,7 @@ class TrainingStep:
         """A fit begins: install what must be in place before the first loader is made."""
         self._capture.install(pl_module)
         self._pairs = ClaimedPairs()
-        self.rows.begin(trainer, traces=not is_compiled(pl_module))
+        self.rows.begin(trainer)
         self._identity.install(trainer)
         self._is_first_step, self._told_of_miss, self._has_epoch = True, False, False
 
@@ -61,6 +61,8 @@ class TrainingStep:
 
     def start(self, pl_module: Any, batch: Any) -> None:
         """A step begins."""
+        if self._is_first_step:  # not before, because `configure_model` and later hooks may compile the network
+            self.rows.may_trace = not is_compiled(pl_module)
         self.rows.start(batch)
         if self._is_first_step:
             self._capture.expect_labels(labels_each(self._identity.dataset))

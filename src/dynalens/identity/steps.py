@@ -48,20 +48,18 @@ class StepRows:
 
     Args:
         identity: Knows the samples of the delivered batch.
+
+    Attributes:
+        may_trace: Whether steps may be traced: a mode of torch's functions makes a compiled graph break.
     """
 
     def __init__(self, identity: SampleIdentity) -> None:
         self._identity = identity
-        self.begin(None, traces=False)
+        self.begin(None)
 
-    def begin(self, trainer: Any, *, traces: bool) -> None:
-        """A fit begins.
-
-        Args:
-            trainer: The Trainer.
-            traces: Whether steps may be traced: a mode of torch's functions makes a compiled graph break.
-        """
-        self._may_trace, self._traces_all = traces, False
+    def begin(self, trainer: Any) -> None:
+        """A fit begins. Until ``may_trace`` is set, no step is traced."""
+        self.may_trace = self._traces_all = False
         self._num_traced, self._is_traced = 0, False
         self._has_hooks = trainer is not None and has_batch_hooks(trainer)
         self._comparisons_left, self._has_moved = _COMPARED_BATCHES, False
@@ -92,7 +90,7 @@ class StepRows:
     @property
     def traces(self) -> bool:
         """Whether the next step is traced."""
-        return self._may_trace and (self._traces_all or self._labels.needs_steps or self._num_traced < _TRACED_STEPS)
+        return self.may_trace and (self._traces_all or self._labels.needs_steps or self._num_traced < _TRACED_STEPS)
 
     @property
     def confirms(self) -> bool:
