@@ -92,6 +92,39 @@ def test_the_modules_that_gave_the_logits_are_explained(tmp_path: Path, model: t
     assert_explains(explained(tmp_path, module), nn.Sequential(module.backbone, module.head))
 
 
+class Net(nn.Module):
+    """Takes keywords, as networks of transformers do, and computes the loss with the labels."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, pixels: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        logits = self.net(pixels)
+        return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+class OfBatch(Parts):
+    """Its `forward` is given the whole batch."""
+
+    def __init__(self, *, by_name: bool) -> None:
+        super().__init__()
+        self.inner, self.by_name = Net(nn.Sequential(self.backbone, self.head)), by_name
+
+    def forward(self, batch: Any) -> Any:
+        return self.inner(**batch) if self.by_name else self.inner(batch["pixels"], batch["labels"])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss: Tensor = self(dict(zip(("pixels", "labels"), batch, strict=True)))["loss"]
+        return loss
+
+
+@pytest.mark.parametrize("by_name", [True, False], ids=["by name", "by key"])
+def test_the_network_within_a_forward_that_takes_the_batch_is_explained(tmp_path: Path, by_name: bool) -> None:
+    module = OfBatch(by_name=by_name)
+    assert_explains(explained(tmp_path, module), nn.Sequential(module.backbone, module.head))
+
+
 class Whole(Parts):
     """Its `forward` gives logits, of which the loss takes what a step chooses."""
 

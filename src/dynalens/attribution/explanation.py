@@ -28,6 +28,9 @@ from dynalens.attribution.methods import (
 from dynalens.attribution.passes import Forward, as_logits, check_images, check_targets, chunks, model_input
 from dynalens.observation import forward_of, is_tokens, logits_in, undisturbed, unit_logits_in
 
+_OF_OTHER_ARGUMENTS = (TypeError, ValueError, LookupError, AttributeError)
+"""Errors of a ``forward`` that is given a tensor in place of a batch."""
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -191,9 +194,10 @@ def find_forward(
 ) -> Forward:
     """Return a callable(images) -> logits: the model, or a part of it if its ``forward`` does not take images.
 
-    This is so if the model has no ``forward``, or one that takes keywords only, such as ``forward(**batch)``. Then the
-    only child that returns logits is returned. If it is known from a training step which modules compute the logits,
-    these are returned instead, also if the model has a ``forward`` that ends before the logits.
+    This is so if the model has no ``forward``, or one that takes a whole batch or keywords only, such as
+    ``forward(**batch)``. Then the only child that returns logits is returned. If it is known from a training step which
+    modules compute the logits, these are returned instead, also if the model has a ``forward`` that ends before the
+    logits.
 
     Args:
         model: The module.
@@ -222,7 +226,8 @@ def find_forward(
     with undisturbed(model), torch.no_grad():
         x = model_input(model, images[:1])
         if _takes(model, x):
-            with suppress(NotImplementedError):  # no `forward` of its own
+            # It has no `forward` of its own, or one that takes the whole batch.
+            with suppress(NotImplementedError, *(() if path in ((), ("",)) else _OF_OTHER_ARGUMENTS)):
                 model(x)
                 return model
         if path not in ((), ("",)):

@@ -106,6 +106,8 @@ class NetworkRuns:
         ]
         if not outputs or not torch.is_grad_enabled():
             return
+        if not _has_tensor(arguments):  # a `forward` that is given the whole batch: the network is in it
+            return
         inputs = [leaf for _, leaf in leaves(arguments)]
         source_run = self._run_that_gave(inputs[0]) if len(inputs) == 1 else None
         is_followed = source_run is not None or all(leaf.grad_fn is None for leaf in inputs)
@@ -160,6 +162,12 @@ class NetworkRuns:
         if has_given or not modules:
             return None
         return ("", None) if model in modules else (None,)
+
+
+def _has_tensor(arguments: Any) -> bool:
+    """Return whether a module was given a tensor by itself, in the positional arguments or the keywords of a call."""
+    args, kwargs = arguments
+    return any(isinstance(argument, Tensor) for argument in (*args, *kwargs.values()))
 
 
 def _gave(outputs: Sequence[_Output], logits: Tensor) -> bool:
