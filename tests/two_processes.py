@@ -214,6 +214,8 @@ def start_afresh(folder: Path) -> None:
     """
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # a fork server knows no other way to this module
     multiprocessing.set_forkserver_preload(["two_processes"])
+    # Lightning would refuse a fork of a process that has asked for a GPU. A fork server is none.
+    torch.cuda._is_in_bad_fork = lambda: False
     monitor, strategy = TrainingDynamicsMonitor(), DDPStrategy(start_method="forkserver")
     fit(folder / "started", monitor, data=LOADERS["shuffle"], devices=2, strategy=strategy, max_epochs=2)
     try:
