@@ -234,7 +234,10 @@ def _channels_last(module: nn.Module, shape: torch.Size, image: torch.Size) -> b
     if isinstance(module, nn.LayerNorm):
         return module.normalized_shape[-1] == shape[-1]  # if not, it is a subclass for channels that come first
     if len(image) == 3:  # a series: a block of a transformer has norms over the last dimension
-        return any(isinstance(part, nn.LayerNorm) for part in module.modules())
+        parts = list(module.modules())
+        keeps_axis = shape[1] == image[2] != shape[2]  # as a linear layer that is given the steps before the channels
+        has_norm = any(isinstance(part, nn.LayerNorm) for part in parts)
+        return has_norm or (keeps_axis and not any(isinstance(part, _CHANNELS_FIRST) for part in parts))
     return len(image) == 4 and _distortion(shape[1:3], image) < _distortion(shape[2:], image)
 
 

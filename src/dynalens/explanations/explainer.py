@@ -136,7 +136,7 @@ class Explainer:
         inputs, labels = _on_device_of(model, samples[1], samples[2])
         if is_table(inputs) and self.settings.baseline == "blur":  # columns have no neighbours
             self.settings = replace(self.settings, baseline="zero")
-        forward, images = self._forward_of(model, inputs), explained_form(inputs)
+        forward, images = self.forward_of(model, inputs), explained_form(inputs)
         if predicted:
             logits = self._in_memory(
                 images, lambda: class_logits(model, images, forward=forward, chunk_size=self.chunk_size)
@@ -166,7 +166,7 @@ class Explainer:
         if not self.robustness:
             return None
         inputs, labels = _on_device_of(model, inputs, labels)
-        forward, images = self._forward_of(model, inputs), explained_form(inputs)
+        forward, images = self.forward_of(model, inputs), explained_form(inputs)
 
         def robustness_of(checks: Sequence[str]) -> Robustness:
             return self._in_memory(
@@ -184,7 +184,7 @@ class Explainer:
     ) -> Tensor:
         """Return, (N, *spatial), what speaks for the suggested classes (N,) and against the labels (N,)."""
         inputs, suggestions, labels = _on_device_of(model, inputs, suggestions, labels)
-        forward, images = self._forward_of(model, inputs), explained_form(inputs)
+        forward, images = self.forward_of(model, inputs), explained_form(inputs)
         own_arguments = dict((self.method_args or {}).get(method, {}))
         if takes(BUILT_IN[method], "target_layer"):
             own_arguments.setdefault("target_layer", self.target_layer)
@@ -195,7 +195,7 @@ class Explainer:
 
         return pixel_relevance(method, self._in_memory(images, maps), images.shape[2:])
 
-    def _forward_of(self, model: nn.Module, inputs: Tensor) -> Forward:
+    def forward_of(self, model: nn.Module, inputs: Tensor) -> Forward:
         """Return the function that computes the logits of inputs in the form that is explained."""
         images = model_form(explained_form(inputs), inputs)
         forward = self._model_forward(model, images, dense=self.unit is not None)

@@ -14,6 +14,7 @@ from dynalens.explanations.explainer import Explainer
 from dynalens.explanations.result import middle_slices
 from dynalens.explanations.robustness import none_of
 from dynalens.explanations.samples import ExplainedSamples, Units
+from dynalens.explanations.series import tell_channels_last
 from dynalens.explanations.settings import ExplanationSettings
 from dynalens.explanations.several_inputs import tell_other_inputs
 from dynalens.explanations.tokens import defined
@@ -90,7 +91,7 @@ class RunExplanations:
         dense = self.samples.dense
         explain_batch = functools.partial(explained_units, self.explainer) if dense else self.explainer.explanation_of
         every_epoch = explain_batch(model, samples, predicted=predicted, regions=regions)
-        self._tell_other_inputs()
+        self._tell_inputs(model, samples[1])
         self._earlier_maps.compare(every_epoch, self._maps.metrics)
         suspects = self.samples.suspects(self._choice.suspects, units)
         if dense:
@@ -103,11 +104,13 @@ class RunExplanations:
         suspect_results = {name: result.of_units(units) for name, result in suspect_results.items()}
         return EpochExplanations(every_epoch, suspect_results, self.explainer.robust(model, samples[1], samples[2]))
 
-    def _tell_other_inputs(self) -> None:
-        """Warn once if the network is explained without some of its inputs."""
+    def _tell_inputs(self, model: nn.Module, inputs: Tensor) -> None:
+        """Warn once if the network is explained without some of its inputs, or if maps show another axis than time."""
         is_told, self._has_told_inputs = self._has_told_inputs, True
         if not is_told and self._maps.forward is None and self._choice.inputs == "auto":
             tell_other_inputs(self.samples.observer.layout)
+            if not self.samples.dense:
+                tell_channels_last(model, self.explainer.forward_of, inputs)
 
     def contrasts(self, model: nn.Module, classes: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:
         """Return maps of what speaks for each suspect's suggested class and against its given class, by its id.
