@@ -103,6 +103,35 @@ class WrappedByCompile(Classifier):
         self.net: Any = torch.compile(self.net, backend=backend)
 
 
+def larger(graph: Any, _inputs: Any) -> Any:
+    """A backend whose numbers differ from those of eager steps, so that a step that is not compiled shows."""
+
+    def run(*arguments: Any) -> Any:
+        return tuple(1.01 * out if out.is_floating_point() else out for out in graph(*arguments))
+
+    return run
+
+
+class CompiledFunction(Classifier):
+    """Holds a compiled function, of which no module says that it is compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fast = torch.compile(self.net.forward, backend=larger)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fast(x)
+
+
+class CompiledMethod(Classifier):
+    @torch.compile(backend=larger)
+    def fast(self, x: Tensor) -> Any:
+        return self.net(x)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.fast(x)
+
+
 class CompiledInConfigureModel(Classifier):
     """As Lightning advises: the network is compiled when the strategy is known, which is after ``setup``."""
 
@@ -304,6 +333,8 @@ STEPS: dict[str, tuple[Callable[[], Classifier], dict[str, Any], dict[str, Any]]
     "manual optimisation": (Manual, {}, {}),
     "checkpointing, reentrant": (partial(Checkpointed, use_reentrant=True), {}, {}),
     "checkpointing, not reentrant": (partial(Checkpointed, use_reentrant=False), {}, {}),
+    "torch.compile(net.forward)": (CompiledFunction, {}, {}),
+    "@torch.compile of a method": (CompiledMethod, {}, {}),
     "torch.compile(net), eager": (partial(WrappedByCompile, "eager"), {}, {}),
     "torch.compile(net), aot_eager": (partial(WrappedByCompile, "aot_eager"), {}, {}),
     "net.compile(), eager": (partial(CompiledInPlace, "eager"), {}, {}),

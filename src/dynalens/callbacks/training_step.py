@@ -13,7 +13,7 @@ from dynalens.capture import Capture, CaptureError, ClaimedPairs, Presentation, 
 from dynalens.dynamics import NOT_A_CLASS, TARGET, Array
 from dynalens.identity import SampleIdentity, StepRows, labels_each
 from dynalens.notices import warn
-from dynalens.observation import is_compiled
+from dynalens.observation import has_compiled_functions, is_compiled
 
 _NO_CLASSES = (
     "Expected the targets to be classes, got {} in this epoch that name no class: soft or mixed ones, as mixup has "
@@ -62,7 +62,7 @@ class TrainingStep:
     def start(self, pl_module: Any, batch: Any) -> None:
         """A step begins."""
         if self._is_first_step:  # not before, because `configure_model` and later hooks may compile the network
-            self.rows.may_trace = not is_compiled(pl_module)
+            self.rows.may_trace = not (has_compiled_functions(pl_module) or is_compiled(pl_module))
         self.rows.start(batch)
         if self._is_first_step:
             self._capture.expect_labels(labels_each(self._identity.dataset))

@@ -1,6 +1,6 @@
 """Look at a model and leave no trace. No other part sets modes, hooks layers or switches gradients on."""
 
-from dynalens.observation.calls import captured_calls, is_compiled
+from dynalens.observation.calls import captured_calls, has_compiled_functions, is_compiled
 from dynalens.observation.graph import nodes_behind
 from dynalens.observation.layer_calls import LayerCall, LayerCalls, layer_calls
 from dynalens.observation.layers import (
@@ -40,6 +40,7 @@ __all__ = [
     "floating_dtype",
     "forward_of",
     "gradients_throughout",
+    "has_compiled_functions",
     "is_compiled",
     "is_tokens",
     "layer_calls",
