@@ -95,12 +95,13 @@ ALLOWED = {
         "robustness",
         "schedule",
         "tensorboard",
+        "text",
         "PIL",
     },
     "logs": {"torch", "numpy", "PIL", "arguments", "datasets", "dynamics", "features", "host", "pictures", "record"}
     | {"attribution", "capture", "concepts", "embeddings", "faithfulness", "observation", "similarity", "suspicion"}
     | {"auditing", "notices", "schedule", "surrogates", "tensorboard", "text", "units"},
-    "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "notices", "pictures", "record"},
+    "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "notices", "pictures", "record", "text"},
     "capture": {"torch", "observation", "dynamics", "keys", "notices", "paths", "units"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "capture", "datasets", "dynamics", "keys"} | LIGHTNING,
     "datasets": COMPUTING | {"keys", "text"},

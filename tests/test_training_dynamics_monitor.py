@@ -343,6 +343,8 @@ def test_the_plan_is_said_once_in_each_fit_with_the_record_that_it_continues(
     monitor.reset()
     fit(tmp_path, monitor, max_epochs=1)
     assert said[2:] == said[:1]
+    fit(tmp_path, monitor, max_epochs=2)
+    assert said[3:] == [f"{line}; {SAMPLER}; continues the record of 1 epoch (`reset()` begins a new one)"]
 
 
 def test_meta_names_version_epochs_and_length(tmp_path: Path) -> None:

@@ -83,6 +83,23 @@ def plain(cell: str) -> str:
     return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
 
 
+def error_in_words(error: BaseException) -> str:
+    r"""Return an error's type and words for a warning; of other libraries' errors the first line alone.
+
+    Their words may hold a whole network or a traceback.
+
+    Example:
+        >>> error_in_words(RuntimeError("no gradient of Sequential(\n  (0): Linear()\n)"))
+        'RuntimeError: no gradient of Sequential( ...'
+        >>> error_in_words(ValueError("Expected one,\ngot two."))
+        'ValueError: Expected one,\ngot two.'
+    """
+    text = str(error).strip()
+    line, _, rest = text.partition("\n")
+    is_own = text.startswith("Expected")
+    return f"{type(error).__name__}: {text if is_own or not rest else f'{line} ...'}"
+
+
 def label_positions(bits: Sequence[float]) -> str:
     """Return the numbers of the labels that a sample has, of those that were not given with a question mark.
 

@@ -54,6 +54,7 @@ from dynalens.faithfulness import (
 )
 from dynalens.notices import warn
 from dynalens.observation import device_of, is_tokens
+from dynalens.text import error_in_words
 
 T = TypeVar("T")
 P = TypeVar("P", str, Method)
@@ -360,7 +361,7 @@ class Explainer:
             raise error
         for name, failure in failures.items():
             if failure is not None:
-                reason = f"{type(failure).__name__}: {failure}"
+                reason = error_in_words(failure)
                 warn(f"{name} is left out of the explanations, training goes on: {reason}")
         return successes
 

@@ -8,6 +8,7 @@ import torch
 
 from dynalens.capture import BatchLayout, BatchObserver, CaptureError
 from dynalens.notices import warn
+from dynalens.text import error_in_words
 
 _OF_ONE_INPUT = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, CaptureError)
 
@@ -35,7 +36,7 @@ def several_inputs_told(
             if has_forward or isinstance(error, torch.OutOfMemoryError) or (is_clear and not layout.other_inputs):
                 raise
             advice = _advice(layout.all_inputs) if layout.other_inputs else _advice_for_one(layout.all_inputs)
-            raise ValueError(f"{advice} (Without these: {type(error).__name__}: {error})") from error
+            raise ValueError(f"{advice} (Without these: {error_in_words(error)})") from error
 
 
 def tell_other_inputs(layout: BatchLayout) -> None:

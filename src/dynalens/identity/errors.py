@@ -35,6 +35,9 @@ _UNITS = (
 )
 
 
+_PAIRS = " If the targets are no labels of the samples, as in contrastive learning, leave the monitor out."
+
+
 def check_rows(rows: int, samples: int, views: int, targets: Tensor | None = None) -> None:
     """Raise a SampleIdentityError unless the batch has ``views`` rows of logits for each of its samples.
 
@@ -47,11 +50,11 @@ def check_rows(rows: int, samples: int, views: int, targets: Tensor | None = Non
     if rows == samples * views:
         return
     if samples and rows % samples == 0 and (targets is None or _are_views(targets, samples)):
-        hint = f"Pass `views={rows // samples}` if each sample has that many rows, all with its own class."
+        hint = f"Pass `views={rows // samples}` if each sample has that many rows, all with its own class.{_PAIRS}"
     elif samples and rows > samples:
         hint = (
             "Where the collate function repeats samples, wrap the dataset in `IndexedDataset`. If these are tokens, "
-            f"pixels or labels: {_UNITS}"
+            f"pixels or labels: {_UNITS}{_PAIRS}"
         )
     else:
         hint = (

@@ -10,6 +10,7 @@ from dynalens.host import picture_loggers, tensorboard_writer
 from dynalens.notices import warn
 from dynalens.pictures import Normalisation, find_normalisation
 from dynalens.tensorboard import Sink, make_sink
+from dynalens.text import error_in_words
 
 
 def sink_of(trainer: Any, folder: Path) -> Sink:
@@ -40,4 +41,4 @@ def switched_off_on_error(part: str, switch_off: Callable[[], None], on_error: s
         switch_off()
         if on_error == "raise":
             raise
-        warn(f"{part} are switched off, training goes on: {type(error).__name__}: {error}")
+        warn(f"{part} are switched off, training goes on: {error_in_words(error)}")

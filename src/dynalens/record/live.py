@@ -97,7 +97,8 @@ class LiveRecord:
     def continued(self) -> str:
         """What a line on the way a fit is recorded says of epochs before it; an empty text where there are none."""
         number = len(self.epochs)
-        return f"; continues the record of {number} epochs (`reset()` begins a new one)" if number else ""
+        words = "1 epoch" if number == 1 else f"{number} epochs"
+        return f"; continues the record of {words} (`reset()` begins a new one)" if number else ""
 
     @property
     def num_samples(self) -> int | None:

@@ -15,6 +15,7 @@ from dynalens.notices import warn
 from dynalens.pictures import jpeg_bytes, png_bytes
 from dynalens.record import replacement_file
 from dynalens.tensorboard.tags import Layout
+from dynalens.text import error_in_words
 
 _BINS = 64
 _RGB = 3
@@ -176,7 +177,7 @@ class Sinks:
                 write(sink)
             except Exception as error:  # noqa: BLE001, PERF203  # of the logger: it is said, and the others go on
                 self._logger_sinks.remove(sink)
-                warn(f"Pictures for {sink.name} are switched off, training goes on: {type(error).__name__}: {error}")
+                warn(f"Pictures for {sink.name} are switched off, training goes on: {error_in_words(error)}")
 
 
 def make_sink(writer: Any, picture_loggers: Sequence[Any], folder: Path) -> Sink:
