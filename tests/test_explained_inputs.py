@@ -393,7 +393,7 @@ def test_a_method_that_fails_is_left_out_alone(tmp_path: Path) -> None:
         fit(tmp_path, attribution_monitor(steps=2, num_samples=2), model=Module(net=net), val=in_order)
     assert explained_epochs(tmp_path) == 3
     assert "saliency.deletion.values" in explanation(tmp_path, 2)
-    with pytest.raises(ValueError, match="Expected a model with a layer"):
+    with pytest.raises(ValueError, match="Expected a model with feature maps"):
         fit(tmp_path / "b", attribution_monitor(on_error="raise"), model=Module(net=net), val=in_order)
 
 

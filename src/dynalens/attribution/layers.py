@@ -52,9 +52,10 @@ def find_target_layer(model: nn.Module, images: Tensor, *, forward: Forward | No
             if mask is not None and layer.arrange is not None and _positions(layer.arrange(mask)) > 1:
                 return layer.name
     raise ValueError(
-        f"Expected a model with a layer whose output is (N, C, *spatial) and larger than one position, got "
-        f"{type(unwrap(model)).__name__}, whose last layers give {_name_list(look.layers)}. Pass `target_layer=`, or "
-        "leave out the methods that need one."
+        "Expected a model with feature maps, of which class activation maps are made: a layer whose output is "
+        f"(N, C, *spatial), with more than one position and as many spatial axes as the inputs, {tuple(images.shape)}, "
+        f"got {type(unwrap(model)).__name__}, whose last layers give {_name_list(look.layers)}. Pass `target_layer=`, "
+        "or leave out the methods that need one, such as grad_cam."
     )
 
 
