@@ -1,6 +1,11 @@
 """Targets that a step draws, as pretext tasks do, are told from labels of samples before the first epoch ends."""
 
+import collections
+import itertools
+import logging
+import multiprocessing
 import random
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
 
 from dynalens import CaptureError, SampleIdentityError, TrainingDynamicsMonitor
+from dynalens.identity import steps
+from dynalens.identity.collate_order import NOTED_BATCHES
 from dynalens.identity.drawn_targets import are_unrelated
 from training import Classifier, K, fit, fit_undisturbed, images, loader
 
@@ -265,20 +272,90 @@ def test_random_labels_that_stay_are_recorded_and_a_second_reading_disturbs_noth
 
 
 def test_only_samples_whose_targets_have_nothing_to_do_with_their_labels_are_read_again(tmp_path: Path) -> None:
-    reads: list[int] = []
+    reads = multiprocessing.get_context("fork").Value("i")  # forked processes share it
 
     def counted(function: Callable[[int], int]) -> Callable[[int], int]:
         def target(i: int) -> int:
-            reads.append(i)
+            reads.value += 1
             return function(i)
 
         return target
 
     for function, number in ((label, 0), (lambda i: 2 - label(i), 0), (fixed, 2 * 30)):
-        reads.clear()
+        reads.value = 0
         data = lambda function=function: loader(Labelled(counted(function)), batch_size=30)  # noqa: E731
         fit(tmp_path, TrainingDynamicsMonitor(history=False), data=data, max_epochs=1)
-        assert len(reads) == COUNT + number
+        assert reads.value == COUNT + number
+
+
+class Stateful(Labelled):
+    """Random labels that stay, and images that follow from all kinds of what reading a sample changes."""
+
+    draws = random.Random(4)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(fixed)
+        Stateful.draws.seed(4)
+        generator = torch.Generator().manual_seed(5)
+        self.noise: Callable[[], Tensor] = lambda: torch.rand(1, generator=generator)
+        self.numbers, self.count = itertools.cycle([0.1, 0.2, 0.5]), collections.defaultdict[int, int](int)
+        (folder / "bytes").write_bytes(bytes(range(256)) * 100)
+        self.file = (folder / "bytes").open("rb", buffering=0)
+        self.sent, self.received = socket.socketpair()
+
+    def __getitem__(self, i: int) -> Any:
+        x, *others = super().__getitem__(i)
+        self.count[i // 60] += 1
+        if i % 10 == 0:
+            self.sent.send(b".")
+        change = self.draws.random() + self.noise() + next(self.numbers) + self.count[i // 60] + self.file.read(1)[0]
+        return x + change / COUNT, *others
+
+
+def test_a_second_reading_changes_no_state_that_samples_are_read_with(tmp_path: Path) -> None:
+    datasets = []
+
+    def data() -> DataLoader[Any]:
+        datasets.append(Stateful(tmp_path))
+        return loader(datasets[-1], batch_size=30)
+
+    fit_undisturbed(tmp_path, TrainingDynamicsMonitor(history=False), Classifier, data=data, max_epochs=2)
+    for dataset in datasets:
+        dataset.file.close()
+        dataset.sent.close()
+        with dataset.received as received:
+            assert len(received.recv(COUNT)) == 2 * COUNT // 10
+
+
+def test_files_of_a_logger_stay_its_own_where_a_dataset_holds_it(tmp_path: Path) -> None:
+    logger = logging.getLogger("of a dataset")
+    handler = logging.FileHandler(tmp_path / "log")
+    logger.addHandler(handler)
+    dataset: Any = Labelled(fixed)
+    dataset.logger = logger
+    try:
+        fit(tmp_path, TrainingDynamicsMonitor(history=False), data=lambda: loader(dataset, batch_size=30), max_epochs=1)
+        assert logger.handlers == [handler]
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def test_steps_of_few_samples_are_compared_only_as_long_as_labels_are_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Names(Labelled):
+        def __getitem__(self, i: int) -> Any:
+            return images(COUNT)[i], f"{i}.png", torch.eye(K)[fixed(i)]
+
+    def collate(samples: list[Any]) -> Any:
+        return torch.stack([x for x, *_ in samples]), torch.stack([y for *_, y in samples]).argmax(dim=1)
+
+    compared: list[int] = []
+    monkeypatch.setattr(steps, "check_one_target_each", lambda rows, targets: compared.append(len(rows)))
+    data = lambda: loader(Names(fixed, shown=False), batch_size=3, collate_fn=collate)  # noqa: E731
+    fit(tmp_path, TrainingDynamicsMonitor(history=False), data=data, max_epochs=1)
+    assert len(compared) <= NOTED_BATCHES + 1 < COUNT // 3
 
 
 def test_one_column_of_independent_numbers_is_unrelated_and_a_noisy_copy_is_not() -> None:

@@ -1,37 +1,37 @@
 """Read samples a second time, with other random numbers, to learn if their targets are drawn."""
 
-import copy
-import random
+import multiprocessing
+import os
+import stat
+import sys
+import warnings
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
-from types import FunctionType, MethodType, ModuleType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from dynalens.datasets import samples_at
 from dynalens.identity.columns import Keys, Path, bytes_of_rows, part_at
 from dynalens.observation import seeded
 
 _READ = 32
 """Number of samples that are read again, at least twice. In one of seven readings, as many of them have each of two
 classes that are drawn."""
-_DEPTH, _LENGTH = 6, 64
-"""How far attributes are followed, and the longest list or dict whose parts are, too: a dataset holds its transforms in
-short ones, its samples in long ones."""
-_BYTES = 2**24
-"""Largest array that is copied. A dataset may count in it; its data are larger."""
-_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+_SECONDS = 60
+"""Longest time that the training waits for these readings. The process that reads may wait for a thread that it does
+not have."""
 
 
 def are_drawn_anew(loader: Any, positions: Sequence[int], batch: Any, place: Path) -> bool:
     """Return whether samples have other targets if they are read again, with other random numbers.
 
-    The global generators are put back. What the dataset and the collate function keep themselves, such as generators,
-    counters and files that they open at the first read, is that of copies, which share arrays of more than 16 MiB and
-    what long lists hold.
+    A forked process reads them, because nothing that the dataset and the collate function change then, such as
+    generators, counters and caches, is that of the training. It has none of the connections and of the files that are
+    open for writing.
 
     Args:
         loader: The DataLoader.
@@ -40,9 +40,10 @@ def are_drawn_anew(loader: Any, positions: Sequence[int], batch: Any, place: Pat
         place: Path at which it holds its targets.
 
     Returns:
-        False as well if this cannot be told, for instance where a batch has other rows then.
+        False as well if this cannot be told, for instance where a batch has other rows then, or outside Linux.
 
     Example:
+        >>> import random
         >>> from torch.utils.data import DataLoader
         >>> class Pretext(list):
         ...     def __getitem__(self, i):
@@ -51,23 +52,82 @@ def are_drawn_anew(loader: Any, positions: Sequence[int], batch: Any, place: Pat
         >>> are_drawn_anew(loader, range(20), [torch.zeros(20), torch.zeros(20, dtype=torch.long)], (1,))
         True
     """
-    number, targets = min(_READ, len(positions)), _keys_at(batch, place)
-    if targets is None or len(targets) != len(positions):
+    targets = _keys_at(batch, place)
+    if sys.platform != "linux" or targets is None or len(targets) != len(positions):
         return False
-    expected = Counter(targets[:number])
-    for seed in range(1, 1 + max(2, _READ // max(number, 1))):
-        with suppress(Exception), seeded(seed):  # whatever the user's own code does then
-            again = _read(loader, positions[:number], place)
-            if again is not None and len(again) == number and Counter(again) != expected:
-                return True
+    with suppress(Exception), _same_places_in_files():  # whatever does not let a process fork
+        return _told_by_fork(loader, positions, targets, place)
     return False
 
 
-def _read(loader: Any, positions: Sequence[int], place: Path) -> Keys | None:
-    dataset, collate = apart(loader.dataset), apart(loader.collate_fn)
-    at_once = getattr(dataset, "__getitems__", None)
-    samples = at_once(list(positions)) if at_once else [dataset[position] for position in positions]
-    return _keys_at(collate(samples), place)
+def _told_by_fork(*arguments: Any) -> bool:
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=_tell, args=(sender, *arguments), daemon=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, as of loaders with workers
+        process.start()
+    sender.close()  # the child's own is then the last one, and its end is noticed
+    try:
+        return receiver.poll(_SECONDS) and bool(receiver.recv())
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+
+
+def _tell(sender: Connection, loader: Any, positions: Sequence[int], targets: Keys, place: Path) -> None:
+    """Send whether the targets change. This runs in the forked process."""
+    _let_go(sender.fileno())
+    torch.set_num_threads(1)  # the threads of the training are not there
+    number = min(_READ, len(positions))
+    expected, is_drawn = Counter(targets[:number]), False
+    for seed in range(1, 1 + max(2, _READ // max(number, 1))):
+        with suppress(Exception), seeded(seed):  # whatever the user's own code does then
+            again = _keys_at(loader.collate_fn(samples_at(loader.dataset, list(positions[:number]))), place)
+            is_drawn |= again is not None and len(again) == number and Counter(again) != expected
+        if is_drawn:
+            break
+    sender.send(is_drawn)
+
+
+def _let_go(kept: int) -> None:
+    """Close the ways out of the forked process but one: its connections and files are those of the training."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in _descriptors():
+        with suppress(OSError):
+            mode = os.fstat(descriptor).st_mode
+            is_way_out = stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or (stat.S_ISREG(mode) and not _is_read(descriptor))
+            if descriptor != kept and (is_way_out or descriptor in (1, 2)):
+                os.dup2(nowhere, descriptor)
+
+
+@contextmanager
+def _same_places_in_files() -> Iterator[None]:
+    """Put back where files are read, which forked processes share. Other threads may write to others meanwhile."""
+    places = {}
+    for descriptor in _descriptors():
+        with suppress(OSError):
+            if _is_read(descriptor):
+                places[descriptor] = os.lseek(descriptor, 0, os.SEEK_CUR)
+    try:
+        yield
+    finally:
+        for descriptor, place in places.items():
+            with suppress(OSError):
+                os.lseek(descriptor, place, os.SEEK_SET)
+
+
+def _descriptors() -> list[int]:
+    return [int(name) for name in os.listdir("/proc/self/fd")]
+
+
+def _is_read(descriptor: int) -> bool:
+    """Return whether it is a file that is open for reading only."""
+    import fcntl  # not there on Windows
+
+    is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    return is_file and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
 
 
 def _keys_at(batch: Any, place: Path) -> Keys | None:
@@ -75,35 +135,3 @@ def _keys_at(batch: Any, place: Path) -> Keys | None:
     if isinstance(targets, Tensor):
         return bytes_of_rows(targets.detach().cpu().flatten(1)) if targets.ndim > 1 else targets.flatten().tolist()
     return list(targets) if isinstance(targets, list | tuple) else None
-
-
-def apart(value: Any, depth: int = _DEPTH) -> Any:
-    """Return a copy of an object and of the objects that it consists of, but not of large arrays.
-
-    Example:
-        >>> draws = random.Random(0)
-        >>> apart([draws])[0].random() == draws.random()
-        True
-    """
-    if isinstance(value, _GENERATORS):
-        return copy.deepcopy(value)
-    if isinstance(value, Tensor | np.ndarray):
-        return copy.deepcopy(value) if value.nbytes <= _BYTES else value
-    if not depth or isinstance(value, str | bytes):
-        return value
-    if type(value) in (list, tuple):
-        return type(value)(apart(part, depth - 1) for part in value) if len(value) <= _LENGTH else copy.copy(value)
-    if type(value) is dict:
-        return {key: apart(part, depth - 1) for key, part in value.items()} if len(value) <= _LENGTH else value.copy()
-    is_code = isinstance(value, type | ModuleType | FunctionType | MethodType)
-    return value if is_code or not isinstance(getattr(value, "__dict__", None), dict) else _copied(value, depth)
-
-
-def _copied(value: Any, depth: int) -> Any:
-    try:
-        twin = copy.copy(value)
-        for name, part in list(vars(twin).items()):
-            vars(twin)[name] = apart(part, depth - 1)
-    except Exception:  # noqa: BLE001  # files and locks refuse to be copied
-        return value
-    return twin

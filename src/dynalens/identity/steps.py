@@ -337,7 +337,7 @@ class StepRows:
         if isinstance(dataset_labels := self._labels_of_dataset(target_rows, presentation), Tensor):
             columns[GIVEN] = dataset_labels.tolist()
         self._own_labels.see(columns, presentation.targets.tolist())
-        self._labels.needs_steps |= self._own_labels.is_open
+        self._labels.needs_steps |= bool(columns) and self._own_labels.is_open  # only the first batches have them
         own_places = (path for path, part in parts(batch) if part is presentation.step_targets)
         place = self._labels.witness or next(own_places, None)
         if place is not None and self._own_labels.are_unrelated:
