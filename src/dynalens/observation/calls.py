@@ -52,8 +52,10 @@ def has_compiled_functions(model: nn.Module) -> bool:
         >>> has_compiled_functions(model), is_compiled(model), is_compiled(nn.Linear(2, 2))
         (True, True, False)
     """
-    classes = {base for module in model.modules() for base in type(module).__mro__}
-    holders = (*model.modules(), *classes)
+    modules = [
+        module for module in model.modules() if not _own_compilation(module)
+    ]  # whose `forward` is such a function
+    holders = (*modules, *{base for module in modules for base in type(module).__mro__})
     functions = (value for holder in holders for value in vars(holder).values() if isinstance(value, FunctionType))
     has_some = any(_COMPILED in vars(function) for function in functions)
     if has_some:
