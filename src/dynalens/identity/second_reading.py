@@ -6,8 +6,8 @@ import stat
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -31,7 +31,7 @@ def are_drawn_anew(loader: Any, positions: Sequence[int], batch: Any, place: Pat
 
     A forked process reads them, because nothing that the dataset and the collate function change then, such as
     generators, counters and caches, is that of the training. It has none of the connections and of the files that are
-    open for writing.
+    open for writing, and opens files that are only read for itself.
 
     Args:
         loader: The DataLoader.
@@ -55,7 +55,7 @@ def are_drawn_anew(loader: Any, positions: Sequence[int], batch: Any, place: Pat
     targets = _keys_at(batch, place)
     if sys.platform != "linux" or targets is None or len(targets) != len(positions):
         return False
-    with suppress(Exception), _same_places_in_files():  # whatever does not let a process fork
+    with suppress(Exception):  # whatever does not let a process fork
         return _told_by_fork(loader, positions, targets, place)
     return False
 
@@ -92,30 +92,25 @@ def _tell(sender: Connection, loader: Any, positions: Sequence[int], targets: Ke
 
 
 def _let_go(kept: int) -> None:
-    """Close the ways out of the forked process but one: its connections and files are those of the training."""
+    """Leave the connections and files of the training but one alone: they are shared with the forked process.
+
+    Files that are only read are opened again, at the same place. All others lead nowhere.
+    """
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in _descriptors():
         with suppress(OSError):
             mode = os.fstat(descriptor).st_mode
-            is_way_out = stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or (stat.S_ISREG(mode) and not _is_read(descriptor))
-            if descriptor != kept and (is_way_out or descriptor in (1, 2)):
-                os.dup2(nowhere, descriptor)
+            is_shared = stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+            if descriptor != kept and (is_shared or descriptor in (1, 2)):
+                own = _opened_again(descriptor) if _is_read(descriptor) else nowhere
+                os.dup2(own, descriptor)
 
 
-@contextmanager
-def _same_places_in_files() -> Iterator[None]:
-    """Put back where files are read, which forked processes share. Other threads may write to others meanwhile."""
-    places = {}
-    for descriptor in _descriptors():
-        with suppress(OSError):
-            if _is_read(descriptor):
-                places[descriptor] = os.lseek(descriptor, 0, os.SEEK_CUR)
-    try:
-        yield
-    finally:
-        for descriptor, place in places.items():
-            with suppress(OSError):
-                os.lseek(descriptor, place, os.SEEK_SET)
+def _opened_again(descriptor: int) -> int:
+    place = os.lseek(descriptor, 0, os.SEEK_CUR)
+    own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY)
+    os.lseek(own, place, os.SEEK_SET)
+    return own
 
 
 def _descriptors() -> list[int]:
