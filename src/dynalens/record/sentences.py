@@ -27,14 +27,14 @@ class KeptSentences(NamedTuple):
     texts: Mapping[int, str] = MappingProxyType({})
 
     def word(self, token: int) -> str:
-        """Return the word of a token; its id where none is known.
+        """Return the word of a token; its id where none is known, and nothing of padding, which is negative.
 
         Example:
             >>> kept = KeptSentences({0: [7, 8]}, {7: "Paris"})
-            >>> kept.word(7), kept.word(8)
-            ('Paris', '8')
+            >>> kept.word(7), kept.word(8), kept.word(-1)
+            ('Paris', '8', '')
         """
-        return self.words.get(token, str(token))
+        return self.words.get(token, str(token) if token >= 0 else "")
 
 
 def read_sentences(folder: Path | None, num_samples: int) -> KeptSentences:
