@@ -74,8 +74,9 @@ def attended_tokens(batch: Any, path: Path | None, tokens: Tensor) -> Tensor:
         [[5, 7], [6, -1]]
     """
     mask = entry_at(batch, (*(path or ())[:-1], MASK))
-    has_mask = mask is not None and mask.shape == tokens.shape
-    return tokens.long().masked_fill(mask == 0, -1) if mask is not None and has_mask else tokens
+    if mask is None or (mask.shape, mask.device) != (tokens.shape, tokens.device):
+        return tokens
+    return tokens.long().masked_fill(mask == 0, -1)
 
 
 def follows_from_tokens(entry: Tensor, tokens: Tensor) -> bool:

@@ -196,9 +196,8 @@ class ExplanationResult:
 
     def _sentences(self, decode: Decode | None) -> Sentences:
         """Return the samples as sentences, without any if they are not tokens."""
-        is_text = is_tokens(self.images)
-        is_padding = self.images == (-1 if self.padding is None else self.padding)
-        ids = self.images.masked_fill(is_padding, -1).tolist() if is_text else []
+        tokens = self.images if is_tokens(self.images) else self.images[:0]
+        ids = (tokens if self.padding is None else tokens.masked_fill(tokens == self.padding, -1)).tolist()
         places: Sequence[int | None] = self.places[: len(ids)] or [None] * len(ids)  # of signals it is in words
         return Sentences(ids, places, self.labels.tolist()[: len(ids)], decode)
 
