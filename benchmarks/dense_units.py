@@ -4,7 +4,7 @@ Tags follow from a word and the one before it by a table; a part of the sentence
 pictures in which two digits of scikit-learn stand side by side, each with a class of its own; in a part of them a digit
 is shifted, missing, or merged with the other one's class.
 
-    python benchmarks/dense_units.py --size 600 --folds 5    # all rows, three seeds, as in docs/results.md
+    python benchmarks/dense_units.py --size 600 --folds 5  # all rows, three seeds, as in docs/results/several-labels.md
     python benchmarks/dense_units.py --rows "masks, 5 %" --seeds 2
 """
 

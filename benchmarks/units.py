@@ -14,7 +14,7 @@ the lines tell instead how many samples the record takes to be wrong, and how ma
 row is one more entry of ``ROWS``. The weights of epochs were chosen with seeds 0 and 1, and how wrong labels are
 counted with seed 0, so that the others judge them.
 
-    python benchmarks/units.py --folds 5       # all rows, three seeds, as in docs/results.md
+    python benchmarks/units.py --folds 5       # all rows, three seeds, as in docs/results/several-labels.md
     python benchmarks/units.py --rates         # how many samples are wrong, and which are flagged
     python benchmarks/units.py --answers 100   # what an audit says
     python benchmarks/units.py --rows "regression, 5 %" --seeds 0

@@ -14,7 +14,7 @@ FAR = 7.0
 
 DEVIATIONS = (0.0, 0.5, 1.0)
 """Standard deviations between classes in log odds: none, and one that multiplies odds by 1.6 or 2.7. Orders and flags
-of grids with more of them, or finer ones, are the same within .1 points and 1 % (``docs/results.md``)."""
+of grids with more of them, or finer ones, are the same within .1 points and 1 % (``docs/results/audits.md``)."""
 
 _DIGITS = 6  # of the log odds; the fit ends where its steps are below 1e-10
 _SLOPE = 0.1  # precision of the normal prior of each slope; 0.5 flattens the curve, which costs 6 % of recall

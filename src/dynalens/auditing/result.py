@@ -17,7 +17,7 @@ from dynalens.suspicion.score import scaled_to_rate
 from dynalens.text import percent
 
 LEAST_ANSWERS = 30
-"""Answers from which on rate and flags can be relied on, as measured (``docs/results.md``, *After few answers*)."""
+"""From so many answers on, rate and flags can be relied on (*After few answers*, ``docs/results/audits.md``)."""
 
 _HALVINGS = 50
 

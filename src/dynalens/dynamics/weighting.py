@@ -1,12 +1,15 @@
 """How much each epoch counts in the weighted means; nothing but numbers, so that reading a record needs no torch."""
 
 GROWTH = 10
-"""Epochs over which the weight grows; from 8 to 15 the order is the same within .3 points (``docs/results.md``)."""
+"""Epochs over which the weight grows; from 8 to 15 the order is the same within .3 points.
+
+``docs/results/constants.md`` has the curves of all constants of this file.
+"""
 
 TOKEN_GROWTH = 20
 """The same of tokens: the largest loss of a sentence tells of a wrong tag only once its other tags are learned.
 
-After 20 epochs 15 is .7 points worse and 10 is 1.8, after 150 they are .3 and .5 worse (``docs/results.md``)."""
+After 20 epochs 15 is .7 points worse and 10 is 1.8, after 150 they are .3 and .5 worse."""
 
 
 def epoch_weight(epoch: int, error: float) -> float:
@@ -35,7 +38,7 @@ def unit_weight(epoch: int, *, growth: int = GROWTH) -> float:
 
     The weight is min(t + 1, growth)^3, where t is the number of the epoch, from 0. The training error is no factor,
     because some unit of most samples is contradicted until the end. The weight stops growing, so that the epochs
-    before labels were learned by heart still count (``docs/results.md`` compares other weights).
+    before labels were learned by heart still count (``docs/results/constants.md`` compares other weights).
 
     Args:
         epoch: Number of the epoch, from 0.

@@ -167,7 +167,7 @@ def self_influence(
     :math:`g_i` the gradient of the loss at the logits. If only the steps on a sample itself lower its loss, the sample
     is unlike the others or its label is wrong: a higher value is more suspicious. Each checkpoint costs one forward
     pass of the dataset. ``record.table().join(scores)`` adds the values to the table of the record.
-    ``docs/results.md`` compares them with the default order of suspects.
+    ``docs/results/peoples-labels.md`` compares them with the default order of suspects.
 
     Source: Pruthi et al. 2020, section 4.1.
 

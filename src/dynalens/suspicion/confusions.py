@@ -7,7 +7,10 @@ from dynalens.suspicion.class_pairs import ClassPairs
 from dynalens.suspicion.predictions import Predictions
 
 ROUNDS = 5
-"""How often the noise matrix is estimated; from 3 to 7 the order is the same within .3 points (docs/results.md)."""
+"""How often the noise matrix is estimated; from 3 to 7 the order is the same within .3 points.
+
+``docs/results/constants.md`` has the curve.
+"""
 
 STEPS = 3
 """Steps of the deconvolution in each round; from 2 to 10 the order is the same within half a point."""

@@ -15,7 +15,7 @@ from dynalens.suspicion.rate_doubts import bounds_doubts
 from dynalens.suspicion.score import Assessment, predicted_score, scaled_to_rate
 
 POWER = 8.0
-"""Of the share in the weight of embeddings; from 6 to 12 the order is nearly the same (docs/results.md)."""
+"""Of the share in the weight of embeddings; from 6 to 12 the order is nearly the same (docs/results/embeddings.md)."""
 
 _LEAST_SPREAD = 1e-9  # of log odds: those of constant embeddings need not differ
 _LEAST_P = 1e-9  # probability whose logarithm is still taken
@@ -142,7 +142,7 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float)
     tell less count far less, because the run knows most of what they tell. Random embeddings have r = 0. Nothing is
     fitted to the truth. With the eighth power, embeddings that tell two thirds of what the run tells, as pixels of
     photographs, cost next to nothing. From the sixth to the twelfth power the order is nearly the same
-    (``docs/results.md``).
+    (``docs/results/embeddings.md``).
 
     ``noise_rate`` is :func:`joint_rate`, and the mean of ``probability``. Where the embeddings count at least as much
     as the run, they also suggest the class: the most probable class k other than the label y, with the probability

@@ -31,7 +31,7 @@ Constants, all of them:
     confusions.LEAST   0.001  least probability of a flip; the same from .0001 to .01
     confusions.FARTHEST  7    log 1000, follows from LEAST
 
-`docs/results.md` has the curves (`benchmarks/sensitivity.py`).
+`docs/results/constants.md` has the curves (`benchmarks/sensitivity.py`).
 """
 
 import weakref
