@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 
 from dynalens import CaptureError, TrainingDynamicsMonitor
 from dynalens.attribution import explain, pixel_relevance
+from dynalens.capture.stacked import entry_behind
 from dynalens.faithfulness import CurveSettings, faithfulness_curves
 from test_losses import assert_equals_the_definitions
 from test_random_combinations import assert_units
@@ -210,6 +211,16 @@ def test_the_main_head_is_recorded_and_weights_are_bit_identical(
     assert_equals_the_definitions(monitor.statistics(), module.seen)
     which = "that was recorded before" if model is WarmsUp else "whose output the network returns in evaluation mode"
     assert f"of 2 losses in the step, that of the head {which}" in said[-1]
+
+
+def test_slices_of_everything_do_not_hide_what_was_stacked_and_slices_of_a_part_do() -> None:
+    first, second = (torch.ones(4, 3, requires_grad=True) * factor for factor in (2, 3))
+    stack = torch.stack([first, second], dim=-1)
+    whole, part = (torch.ops.aten.slice(stack, 1, 0, end)[..., -1] for end in (2**63 - 1, 2))
+    edge = entry_behind(whole.grad_fn, 0)
+    assert edge is not None
+    assert edge[0] is second.grad_fn
+    assert entry_behind(part.grad_fn, 0) is None
 
 
 class Mean(Inception):
