@@ -65,7 +65,7 @@ class Cell:
 def trained(folder: Path, embeddings: Array | None = None) -> Iterator[Population]:
     """Yield the scores of the runs in a folder, by run and embeddings together if there are embeddings."""
     from embeddings import both  # the peers of these benchmarks are not needed for made-up scores
-    from suspects import recorded
+    from suspects import recorded, stored_row_name
 
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as run:
@@ -74,7 +74,8 @@ def trained(folder: Path, embeddings: Array | None = None) -> Iterator[Populatio
         assessment = assess(statistics, history)
         if embeddings is not None:
             assessment = both(assessment, embedding_evidence(torch.from_numpy(embeddings), given), history)
-        yield Population(path.stem, assessment.score, given != true, given, assessment.contrast, assessment.share)
+        name = stored_row_name(path.stem)
+        yield Population(name, assessment.score, given != true, given, assessment.contrast, assessment.share)
 
 
 def made_up(size: int, seed: int = 5) -> Iterator[Population]:

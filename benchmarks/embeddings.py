@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from cleanlab.rank import get_label_quality_scores
 from sklearn.metrics import average_precision_score
-from suspects import recorded
+from suspects import recorded, stored_row_name
 
 from dynalens.dynamics import SampleStatistics
 from dynalens.embeddings import EmbeddingEvidence, embedding_evidence
@@ -135,13 +135,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in args.runs:
         with np.load(path) as run:
             logits, given, true = run["logits"].astype(np.float32), run["given"].astype(np.int64), run["true"]
+        row = stored_row_name(path.stem)
         scores, assessments = compared(*recorded(logits, given), embeddings, given)
         for name, decision in DECISIONS.items():
-            decided[name][path.stem] = {who: 100 * decision(each, given, true) for who, each in assessments.items()}
+            decided[name][row] = {who: 100 * decision(each, given, true) for who, each in assessments.items()}
         for name, measure in MEASURES.items():
-            measured[name][path.stem] = {
-                column: 100 * measure(given != true, score) for column, score in scores.items()
-            }
+            measured[name][row] = {column: 100 * measure(given != true, score) for column, score in scores.items()}
     powers = [column for column in scores if column.startswith("power")]
     for name, rows in measured.items():
         show(name, [column for column in scores if column not in powers], rows)

@@ -162,6 +162,16 @@ def row_name(run: Run, epochs: int) -> str:
     return f"{run.data}{network}, {run.flips} {run.percent} %, {regime}, {epochs} epochs"
 
 
+def stored_row_name(stem: str) -> str:
+    """Return the name of a row by the file name of its run (``Run.name``); other names stay as they are."""
+    match = re.fullmatch(r"([a-z]+)_(\w+)_(\w+)_(\d+)_(aug|plain)_e(\d+)_s(\d+)(?:_(\w+))?", stem)
+    if match is None:
+        return stem
+    split, data, flips, percent, regime, epochs, seed, network = match.groups()
+    run = Run(split, data, flips, int(percent), regime == "aug", int(epochs), int(seed), network or SMALL)
+    return row_name(run, run.epochs) + (", tuned" if split == TUNED else "")
+
+
 def grouped(rows: Mapping[str, list[T]]) -> dict[str, dict[str, list[T]]]:
     """Return the rows by where their wrong labels are from: people who saw pictures or sentences, or flips."""
     groups: dict[str, dict[str, list[T]]] = defaultdict(dict)

@@ -35,6 +35,13 @@ def test_flips_are_exactly_as_many_as_asked(kind: str, rate: float) -> None:
     assert set(given.tolist()) <= set(range(10))
 
 
+def test_rows_are_named_by_what_was_trained() -> None:
+    stem = noisy_runs.Run("tuned", "human", "random2", 18, augmented=True, epochs=12, seed=0, network="resnet9").name
+    assert suspects.stored_row_name(stem) == "human (resnet9), random2 18 %, aug, 12 epochs, tuned"
+    assert suspects.stored_row_name("judged_cifar_class_0_plain_e12_s100") == "cifar, class 0 %, plain, 12 epochs"
+    assert suspects.stored_row_name("another") == "another"
+
+
 def test_each_kind_of_flips_is_what_its_name_says() -> None:
     rng = np.random.default_rng(2)
     given = noisy_runs.flipped(LABELS, "pair", 0.4, rng)
