@@ -47,9 +47,9 @@ MIXED = (
 )
 NOT_GIVEN = (
     "Expected the targets of the samples to be the labels that {} shows, got {}. This happens if the dataset "
-    "returns another sample in the place of a broken one, if rows are reordered, or if labels are changed. Leave "
-    "broken samples out with a Subset, let the dataset's labels be those that it returns, or let each sample "
-    "carry its own index and pass `index=`."
+    "returns another sample in the place of a broken one, if it returns other labels than it keeps in an attribute "
+    "such as `targets`, if rows are reordered, or if labels are changed. Leave broken samples out with a Subset, write "
+    "the labels that are returned into that attribute, or let each sample carry its own index and pass `index=`."
 )
 _CHANGED = (
     "Expected the targets of the loss to follow from the labels of the batch, as most of them do, got {} of "
@@ -255,7 +255,11 @@ class LabelCheck:
         agreement, chance = _agreement(label, target)
         if agreement - chance > (1 - chance) / 2 and _are_mostly_equal(label, target):
             num_wrong = sum(map(operator.ne, label, target))
-            report = f"{num_wrong} of {len(target)} samples with another one in the first steps"
+            shown, returned = next(pair for pair in pairs if pair[0] != pair[1])
+            report = (
+                f"{num_wrong} of {len(target)} samples with another one in the first steps, such as {returned} where "
+                f"{shown} is shown"
+            )
             raise SampleIdentityError(NOT_GIVEN.format("the dataset", report))
 
     def _labels_and_targets(self, path: Path) -> tuple[list[Any], list[int]]:
