@@ -85,18 +85,18 @@ def test_answers_about_odd_ids_are_found_wherever_the_ids_were_read(
     identified: Path, tmp_path: Path, source: str
 ) -> None:
     record = load_record(identified)
-    plan = record.audit_plan(12)
-    cards = content_of(write_audit(record, tmp_path / "audit.html", n=12))["cards"]
+    plan = record.audit_plan(N)
+    cards = content_of(write_audit(record, tmp_path / "audit.html", n=N))["cards"]
     assert [card["id"] for card in cards] == plan["sample_id"].tolist()
     cells: dict[str, Callable[[str], str]] = {"page": cell_of_page, "table": str, "file": inert, "terminal": printable}
     ids = [cells[source](sample) for sample in plan["sample_id"]]
-    answers = pd.DataFrame({"sample_id": ids, "label": plan["label"], "answer": ["wrong"] * 5 + ["right"] * 7})
-    answers.to_csv(tmp_path / "answers.csv", index=False)
+    answers = pd.DataFrame({"sample_id": ids, "label": plan["label"], "answer": ["wrong"] * 5 + ["right"] * (N - 5)})
+    answers.to_csv(tmp_path / "answers.csv", index=False, quoting=csv.QUOTE_ALL)  # as the page writes them
     table = audit(record, answers if source == "table" else tmp_path / "answers.csv").table()
     shown = [escaped(sample) for sample in IDS]
     assert [labels()[shown.index(sample)] for sample in plan["sample_id"]] == plan["label"].tolist()
     assert table["answer"].loc[plan["sample_id"]].tolist() == answers["answer"].tolist()
-    assert (table["answer"] != "").sum() == 12
+    assert (table["answer"] != "").sum() == N
 
 
 def cell_of_page(sample: str) -> str:
