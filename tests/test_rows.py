@@ -720,7 +720,7 @@ def test_targets_of_samples_without_a_label_are_not_compared_with_it() -> None:
     columns: Any = {GIVEN: given, (1,): y}
     check.see(columns, y, classes=3, is_traced=True)
     given[1] = (given[1] + 1) % 3
-    with pytest.raises(SampleIdentityError, match="got 1 of 96 samples .*, such as 1 where 2 is shown"):
+    with pytest.raises(SampleIdentityError, match=r"got 1 of 96 samples .*, such as 1 where 2 is shown"):
         check.see(columns, y, classes=3, is_traced=True)
 
 
