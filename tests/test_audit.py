@@ -19,6 +19,7 @@ from dynalens.auditing.estimate import curve
 from dynalens.auditing.logistic import fit_answers
 from dynalens.auditing.result import Estimate, _share
 from dynalens.auditing.strata import asking_order, equal_doubt
+from dynalens.cells import inert_cells
 from dynalens.dynamics import Array
 from dynalens.record import RecordFolder, RecordMeta
 from dynalens.suspicion import Assessment, NoiseRate
@@ -512,6 +513,27 @@ def test_answers_use_the_ids_and_class_names_of_the_record() -> None:
     answers["new_label"] = [["dog", "cow", "cat"][i % 3] if wrong[i] else "" for i in rows]
     table = audit(record, answers).table()
     assert table.loc[answers["sample_id"], "wrong_probability"].tolist() == wrong[rows].astype(float).tolist()
+
+
+def test_classes_are_told_by_their_numbers_where_their_names_are_numbers_too() -> None:
+    record = record_of(population(90)[0], class_names=["1", "10", "2"])
+    plan = audit_plan(record, 30)
+    answers = plan.assign(answer="wrong", new_label=(plan["label"] + 1) % 3)
+    table = audit(record, answers).table().loc[plan["sample_id"]]
+    assert table["suggested"].tolist() == answers["new_label"].tolist()
+
+
+def test_a_plan_names_its_samples_and_answers_about_other_names_are_an_error(tmp_path: Path) -> None:
+    names = [f"cat/{i}.png" for i in range(88)] + ["'=tis.png", "=1.png"]
+    record = record_of(population(90)[0], sample_names=names)
+    plan = audit_plan(record, 90)
+    assert plan["name"].tolist() == [names[i] for i in plan["sample_id"]]
+    answers = plan.assign(answer="right")
+    inert_cells(answers).to_csv(tmp_path / "answers.csv", index=False)
+    assert audit(record, answers).right == audit(record, tmp_path / "answers.csv").right == 90
+    moved = record_of(population(90)[0], sample_names=[*names[1:], names[0]])
+    with pytest.raises(ValueError, match=r"samples of this record, got others for .*\(cat/1.png, not cat/0.png\)"):
+        audit(moved, answers.sort_values("sample_id"))
 
 
 # Mistakes

@@ -32,8 +32,8 @@ def test_the_page_asks_about_the_samples_of_the_plan_in_their_order(record: Reco
     plan = record.audit_plan(8)
     assert [card["id"] for card in content["cards"]] == [str(i) for i in plan["sample_id"]]
     assert [card["label"] for card in content["cards"]] == plan["label"].tolist()
-    assert [card["rest"] for card in content["cards"]] == [[p] for p in plan["probability"]]
-    assert content["columns"] == ["sample_id", "label", "answer", "new_label", "probability"]
+    assert [card["rest"] for card in content["cards"]] == [[p, ""] for p in plan["probability"]]
+    assert content["columns"] == ["sample_id", "label", "answer", "new_label", "probability", "name"]
 
 
 def test_the_strata_of_the_page_hold_all_samples_and_their_scores(record: Record, tmp_path: Path) -> None:

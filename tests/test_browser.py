@@ -391,6 +391,24 @@ def test_decisions_are_read_back_and_two_tabs_lose_none_of_each_other(browser: A
     decided_are(browser, 3)
 
 
+def test_decisions_and_answers_of_an_earlier_run_follow_the_names_of_their_samples(
+    browser: Any, run: Path, tmp_path: Path
+) -> None:
+    record = load_record(run)
+    record.sample_names = [f"{i}.png" for i in range(N - 2)] + ["same.png", "same.png"]
+    label = record.statistics.label.tolist()
+    earlier = tmp_path / "earlier.csv"  # sample 0 was the one that is sample 3 now
+    rows = ((0, label[3], "3.png"), (2, label[2], "gone.png"), (N - 1, label[-1], "same.png"))
+    lines = [f"{sample},{given},drop,right,{name}" for sample, given, name in rows]
+    earlier.write_text("\n".join(["sample_id,label,decision,answer,name", *lines]))
+    for page in (write_report(record, tmp_path / "report.html"), write_audit(record, tmp_path / "audit.html", n=N)):
+        browser.get(page.as_uri())
+        browser.find_element("id", "read").send_keys(str(earlier))
+        kept = "decisions" if page.stem == "report" else "answers"
+        waited(lambda kept=kept: browser.execute_script(f"return {kept}.size"))
+        assert sorted(browser.execute_script(f"return [...{kept}.map.keys()]")) == sorted(["3", str(N - 1)])
+
+
 def test_five_thousand_suspects_are_drawn_as_they_come_into_view(browser: Any, run: Path, tmp_path: Path) -> None:
     page = write_report(load_record(run), tmp_path / "report.html")
     text = page.read_text(encoding="utf-8")

@@ -70,7 +70,7 @@ def test_ids_may_be_names_and_subsets_have_the_classes_of_their_dataset(tmp_path
         ("a,0,cat,drop,,\n", "got 'a' in line 2. Pass the dataset that was trained on"),
         ("0,0,cat,drop,,\n0,0,cat,keep,,\n", "one row for each sample, got a second one for sample 0 in line 3"),
         ("0,0,cat,delete,,\n", "`decision` to be one of keep, relabel, drop, got 'delete' in line 2"),
-        ("0,0,cat,relabel,3,bird\n", r"`new_label` to be a class in \[0, 3\), got '3' in line 2"),
+        ("0,0,cat,relabel,3,bird\n", r"`new_label` to be a class in \[0, 3\) or its name, got '3' in line 2"),
         ("0,0,cat,relabel,,dog\n", "`new_label` to be a class .* got ''"),
         ("0,0,cat,relabel,1,cat\n", "`new_label_name` of class 1 to be 'dog', got 'cat' in line 2"),
     ],
@@ -182,6 +182,30 @@ def test_answers_of_an_audit_are_applied(tmp_path: Path) -> None:
         apply_decisions([("a", 0)], written(tmp_path, "0,maybe\n", "sample_id,answer\n"))
 
 
+def test_answers_and_decisions_may_name_classes(tmp_path: Path) -> None:
+    data, header = Named([("a", 0), ("b", 1), ("c", 0)]), "sample_id,label,answer,new_label\n"
+    assert list(apply_decisions(data, written(tmp_path, "0,cat,wrong,dog\n1,1,right,\n", header))) == [
+        ("a", 1), ("b", 1), ("c", 0)
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"line 2: sample 0 has the label 0, not dog"):
+        apply_decisions(data, written(tmp_path, "0,dog,right,\n", header))
+    with pytest.raises(ValueError, match=r"`new_label` to be a class in \[0, 3\) or its name, got 'cow' in line 2"):
+        apply_decisions(data, written(tmp_path, "0,0,wrong,cow\n", header))
+
+
+def test_a_number_is_a_class_where_names_are_numbers_too(tmp_path: Path) -> None:
+    class Numbered(list[Any]):
+        classes = ("1", "10", "2")
+
+    path = written(tmp_path, "0,1,wrong,2\n", "sample_id,label,answer,new_label\n")
+    assert list(apply_decisions(Numbered([("a", 1)]), path)) == [("a", 2)]
+
+
+def test_answers_with_names_follow_their_files_after_one_was_moved(tmp_path: Path) -> None:
+    path = written(tmp_path, "1,0,wrong,,0.1,b.png\n", "sample_id,label,answer,new_label,probability,name\n")
+    assert list(apply_decisions(Folder([("b.png", 0), ("c.png", 0)]), path)) == [("c.png", 0)]
+
+
 SEVERAL = "sample_id,label,decision,new_label,new_label_name\n"
 
 
@@ -200,7 +224,7 @@ def test_samples_with_several_labels_get_all_their_new_ones(tmp_path: Path) -> N
         ([1, 0], "0,0,relabel,0 2,", "line 2: sample 0 has 2 labels, and cannot get '0 2'$"),
         (0, "0,0,relabel,0 2,", "line 2: sample 0 has one class, and cannot get '0 2'$"),
         (0, "0,0,relabel,none,", "line 2: sample 0 has one class, and cannot get 'none'$"),
-        ([1, 0, 0], '0,0,relabel,0 3,"cat, dog"', "`new_label` to be a class in .0, 3., got '0 3' in line 2"),
+        ([1, 0, 0], '0,0,relabel,0 3,"cat, dog"', "to be a class in .0, 3. or its name, got '0 3' in line 2"),
         ([1, 0, 0], "0,0,relabel,0 1,cat", "`new_label_name` of class 0 1 to be 'cat, dog', got 'cat' in line 2"),
     ],
 )

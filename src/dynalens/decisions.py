@@ -107,7 +107,7 @@ def apply_decisions(
         dataset: The map-style dataset that was trained on. Not modified. Its items are tuples or lists (input, label,
             ...) or dicts. The items that the file names are read once, to see their labels.
         path: The CSV file. Its columns are sample_id, decision, new_label and, optionally, label, name and the names of
-            classes; or sample_id, answer and, optionally, new_label and label.
+            classes; or sample_id, answer and, optionally, new_label, label and name. Classes are numbers or names.
         sample_ids: Id of each sample. Default: the ids in the file are positions in the dataset.
         label_key: Where the label stands in an item. Default: position 1, or one of the usual keys of a dict.
 
@@ -132,7 +132,7 @@ def apply_decisions(
             f"{path} holds no decision, so the dataset stays as it is. Decide on the page, and download the file again."
         )
     decisions = _decisions_by_position(rows, dataset, sample_ids)
-    _check_labels(decisions, dataset, label_key)
+    _check_labels(decisions, dataset, label_key, classes or ())
     return DecidedDataset(dataset, decisions, label_key)
 
 
@@ -204,7 +204,9 @@ def _decisions_by_position(
     return decisions
 
 
-def _check_labels(decisions: Mapping[int, Decision], dataset: Any, label_key: int | str | None) -> None:
+def _check_labels(
+    decisions: Mapping[int, Decision], dataset: Any, label_key: int | str | None, classes: Sequence[str]
+) -> None:
     """Compare the labels that were decided on with those that the dataset has now."""
     misfits = _other_checksums(decisions, dataset, label_key)
     for position, row in decisions.items():
@@ -213,7 +215,7 @@ def _check_labels(decisions: Mapping[int, Decision], dataset: Any, label_key: in
             continue
         label = _label(dataset[position], position, label_key)
         words, labels = f"line {row.line}: sample {row.sample} has", np.asarray(label).size
-        if decided_label and _differs(label, decided_label):
+        if decided_label and _differs(label, decided_label, classes):
             misfits.append(f"{words} the label {label_text(label)}, not {decided_label}")
         elif row.new_label is not None and not _is_one_of(row.new_label, labels):
             number = "one class" if labels == 1 else f"{labels} labels"
@@ -261,8 +263,10 @@ def _is_one_of(new_label: int | str, labels: int) -> bool:
     return isinstance(new_label, int) if labels == 1 else max(numbers, default=0) < labels
 
 
-def _differs(label: Any, text: str) -> bool:
-    """Return whether a file says another label than the dataset; the name of a class is not compared."""
+def _differs(label: Any, text: str, classes: Sequence[str]) -> bool:
+    """Return whether a file says another label than the dataset; a name that no class has is not compared."""
+    is_number = labels_in(text) is not None  # never taken for a name, see :func:`dynalens.auditing.read_answers`
+    text = str(classes.index(text)) if text in classes and not is_number else text
     is_same = is_same_label(label_text(label), text)
     if is_same or np.asarray(label).size != 1:
         return not is_same
@@ -316,8 +320,10 @@ def _decision(row: Mapping[str, str], classes: Sequence[str] | None, line: int) 
 def _with_new_label(decision: Decision, row: Mapping[str, str], classes: Sequence[str] | None) -> Decision:
     text, name = row["new_label"], row.get("new_label_name", "")
     labels = labels_in(text)
+    if labels is None and classes is not None and text in classes:
+        text, labels = str(classes.index(text)), [classes.index(text)]
     if labels is None or (classes is not None and max(labels, default=0) >= len(classes)):
-        options = f"a class in [0, {len(classes)})" if classes is not None else "the number of a class"
+        options = f"a class in [0, {len(classes)}) or its name" if classes is not None else "the number of a class"
         raise ValueError(
             f"Expected `new_label` to be {options}, got {text!r} in line {decision.line}. Choose a class that exists."
         )

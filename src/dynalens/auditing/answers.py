@@ -13,7 +13,7 @@ from dynalens.dynamics import Array
 from dynalens.keys import ANSWERS
 from dynalens.text import is_same_label, labels_in, plain, printable
 
-COLUMNS = ("sample_id", "label", "answer", "new_label", "probability")
+COLUMNS = ("sample_id", "label", "answer", "new_label", "probability", "name")
 """Of ``answers.csv``: what a page writes and :func:`dynalens.audit` reads."""
 
 AnswersSource = str | Path | pd.DataFrame
@@ -50,17 +50,20 @@ def read_answers(
     sample_ids: Sequence[object],
     labels: Array,
     class_names: Sequence[str] | None = None,
+    sample_names: Sequence[str] | None = None,
     texts: Callable[[Array], list[str]] | None = None,
 ) -> Answers:
     """Return the answers of one or several files or tables; nothing is returned if one row is in error.
 
     Args:
         source: A CSV file, or a table, with the columns ``sample_id`` and ``answer``: "right", "wrong" or "unsure". A
-            row without an answer is left out. Optional: ``label``, which is compared with the record's, and
-            ``new_label``, the class of a wrong one, both numbers or names. Several are taken together.
+            row without an answer is left out. Optional: ``label`` and ``name``, which are compared with those of the
+            record, and ``new_label``, the class of a wrong one. Classes are numbers or names; a number is never taken
+            for a name. Several tables are taken together.
         sample_ids: Id of each of the N samples.
         labels: Shape ``(N,)``, label of each sample; -1 for one that was never seen.
         class_names: Name of each class.
+        sample_names: Name of each sample, with special letters escaped.
         texts: Where samples do not have one class each, says what was given to some of them, by their rows. ``label``
             is compared with it. ``new_label`` may then hold the numbers of all right labels.
 
@@ -79,6 +82,8 @@ def read_answers(
     table = table[table["answer"] != ""].reset_index(drop=True)
     _check_words(table)
     rows = _rows(table["sample_id"].tolist(), [str(item) for item in sample_ids])
+    if sample_names is not None:
+        _check_names(table, [sample_names[row] for row in rows])
     answer = table["answer"].to_numpy()
     return Answers(
         rows=rows,
@@ -112,7 +117,7 @@ def _cells(source: AnswersSource) -> pd.DataFrame:
             "`dynalens.audit_plan`, or take the file that the page of `dynalens audit` exports."
         )
     columns: dict[str, Any] = {name: _text(table[name]) if name in table else "" for name in COLUMNS}
-    words = [name for name in COLUMNS if name in table and name != "sample_id"]  # of an id any letter may be a part
+    words = [name for name in COLUMNS if name in table and name not in ("sample_id", "name")]  # those hold any letter
     columns |= {name: [cell.strip() for cell in columns[name]] for name in words}
     return pd.DataFrame(columns, index=table.index)
 
@@ -158,6 +163,20 @@ def _rows(samples: Sequence[str], sample_ids: Sequence[str]) -> Array:
             "row for each."
         )
     return np.array(rows, dtype=np.int64)
+
+
+def _check_names(table: pd.DataFrame, sample_names: Sequence[str]) -> None:
+    """Refuse answers about samples that had other names: if a file was moved, others stand at its position."""
+    renamed_samples = [
+        f"{sample} ({name}, not {cell})"
+        for sample, cell, name in zip(table["sample_id"], table["name"], sample_names, strict=True)
+        if cell and name not in (cell, plain(cell))
+    ]
+    if renamed_samples:
+        raise ValueError(
+            f"Expected `answers` about the samples of this record, got others for {samples_in_words(renamed_samples)}. "
+            "Pass the record that the plan was drawn from."
+        )
 
 
 def samples_in_words(samples: Sequence[object]) -> str:
@@ -215,10 +234,10 @@ def _classes(table: pd.DataFrame, column: str, names: Mapping[str, int]) -> list
 def _class(cell: str, sample: str, column: str, names: Mapping[str, int]) -> int | None:
     if cell == "":
         return None
+    if cell.isascii() and cell.isdigit():  # before names, which may be numbers of another order: folders 1, 10, 2
+        return int(cell)
     if cell in names:
         return names[cell]
-    if cell.isascii() and cell.isdigit():
-        return int(cell)
     class_options = f"one of {', '.join(names)}, or its number" if names else "the number of a class"
     raise ValueError(
         f"Expected `{column}` to be {class_options}, got {cell!r} for sample {sample}. Write a class that exists."

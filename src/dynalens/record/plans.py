@@ -18,6 +18,7 @@ from dynalens.dynamics import Array
 from dynalens.notices import warn
 from dynalens.record.checks import check_names, check_range
 from dynalens.record.files import damage_errors, read_arrays, write_arrays
+from dynalens.text import escaped_all
 
 if TYPE_CHECKING:
     from dynalens.record.record import Record
@@ -66,8 +67,8 @@ class Audits:
         plan, rows = draw(plan, n, answered_rows)
         self._keep([*(earlier_plan for earlier_plan in plans if earlier_plan.seed != plan.seed), plan])
         labels = self._label[rows] if self._given_labels.texts is None else self._given_labels.texts(rows)
-        columns = {"sample_id": self._ids[rows], "label": labels, "probability": plan.probabilities(rows)}
-        return pd.DataFrame(columns)
+        table = pd.DataFrame({"sample_id": self._ids[rows], "label": labels, "probability": plan.probabilities(rows)})
+        return table if self._names is None else table.assign(name=[self._names[row] for row in rows])
 
     def latest(self) -> Plan:
         """Return the plan that was drawn from last."""
@@ -129,10 +130,19 @@ class Audits:
     def _ids(self) -> Array:
         return np.array(self._record.shown_ids())
 
+    @functools.cached_property
+    def _names(self) -> list[str] | None:
+        return escaped_all(self._record.sample_names)
+
     def _read_answers(self, answers: AnswersSource | Sequence[AnswersSource]) -> Answers:
-        labels, names = self._given_labels, self._record.meta.class_names
+        labels = self._given_labels
         return read_answers(
-            answers, sample_ids=self._ids.tolist(), labels=labels.codes, class_names=names, texts=labels.texts
+            answers,
+            sample_ids=self._ids.tolist(),
+            labels=labels.codes,
+            class_names=self._record.meta.class_names,
+            sample_names=self._names,
+            texts=labels.texts,
         )
 
     def _fitting_labels(self) -> list[Plan]:

@@ -62,7 +62,7 @@ def write_audit(
     rows, samples = rows[can_be_shown], samples[can_be_shown]
     with progress_notice(f"reading the pictures of {len(rows):,} samples"):
         questions = _question_cards(record, items, are_of_dataset=dataset is not None)
-        cards = _cards(record, plan, rows, samples["probability"].to_numpy(), questions.cards(rows))
+        cards = _cards(record, plan, rows, samples, questions.cards(rows))
     content = {
         "run": f"{run_key(record)}:audit:{plan.seed}",
         "names": class_names_of(record, table) if record.statistics.unit is None else [],
@@ -104,7 +104,7 @@ def _question_cards(record: Record, items: Any, *, are_of_dataset: bool) -> Ques
 
 
 def _cards(
-    record: Record, plan: Plan, rows: Array, probabilities: Array, questions: Sequence[dict[str, Any]]
+    record: Record, plan: Plan, rows: Array, samples: pd.DataFrame, questions: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     table, statistics = record.table().iloc[rows], record.statistics
     suggestions = table["suggested"] if statistics.unit is None else pd.Series(-1, table.index)
@@ -114,15 +114,17 @@ def _cards(
             "wrong": round(float(probability), 4),
             "opinion": opinion,
             "stratum": int(stratum),
-            "rest": [draw_probability],
+            "rest": [draw_probability, name],
+            "name": name,
         }
         | card
-        for sample_id, probability, opinion, stratum, draw_probability, card in zip(
+        for sample_id, probability, opinion, stratum, draw_probability, name, card in zip(
             table.index,
             table["wrong_probability"],
             opinions(record, rows.tolist(), suggestions),
             plan.stratum[rows],
-            probabilities.tolist(),
+            samples["probability"].tolist(),
+            samples["name"].tolist() if "name" in samples else [""] * len(rows),
             questions,
             strict=True,
         )

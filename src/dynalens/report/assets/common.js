@@ -106,16 +106,24 @@ function offerCopy(kept, word, name, text) {
   kept.written();
 }
 
+// The card of a row of a file: that of the row's name, wherever the sample stands now. A name that several samples have is no guide.
+function cardFinder() {
+  const cardOf = new Map(content.cards.map(card => [card.id, card])), named = new Map();
+  for (const card of content.cards) if (card.name) named.set(card.name, named.has(card.name) ? null : card);
+  const fits = row => card => card && (!row.name || !card.name || row.name === card.name);
+  return row => [cardOf.get(row.sample_id), named.get(row.name)].find(fits(row));
+}
+
 // Takes from a chosen CSV file the rows of this page's cards whose label is that of the card, if `take` returns true.
 function readRows(input, word, take, done) {
-  const cardOf = new Map(content.cards.map(card => [card.id, card]));
+  const cardOf = cardFinder();
   input.addEventListener("change", async () => {
     const [file] = input.files;
     const rows = file ? csvRows(await file.text()) : [];
     input.value = "";
     if (!file) return;
     const accepted = rows.filter(row => {
-      const card = cardOf.get(row.sample_id);
+      const card = cardOf(row);
       const label = card?.labels ?? card?.label;
       return card && (!row.label || row.label === String(label) || Number(row.label) === label) && take(row, card);
     }).length;
