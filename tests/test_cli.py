@@ -54,6 +54,25 @@ def test_answers_of_an_audit_calibrate_the_rate_and_the_suspects(
     assert "Expected `answer` to be one of right, wrong, unsure" in capsys.readouterr().err
 
 
+def test_suspects_after_an_audit_begin_with_those_that_nobody_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file, csv = run(tmp_path), tmp_path / "answers.csv", tmp_path / "all.csv"
+    plan = load_record(folder).audit_plan(60)
+    wrong = plan["sample_id"] < 20
+    plan.assign(answer=np.where(wrong, "wrong", "right")).to_csv(file, index=False)
+    assert main(["suspects", str(folder), "--answers", str(file), "--top", "3", "--csv", str(csv)]) == 0
+    shown = capsys.readouterr().out
+    all_rows = pd.read_csv(csv)
+    assert f"\n{wrong.sum()} of the flagged labels have the answer wrong: the table shows the others.\n" in shown
+    assert [int(row.split()[0]) for row in re.findall(r"^\d+ +\d+ +\d+\.png.*", shown, flags=re.M)] == [
+        *all_rows["sample_id"][wrong.sum() :][:3]
+    ]
+    rest = len(all_rows) - wrong.sum()
+    assert f"... and {rest - 3} more: --top {rest}, or --csv FILE" in shown
+    assert sorted(all_rows["sample_id"][: wrong.sum()]) == sorted(plan["sample_id"][wrong])
+
+
 def test_the_samples_of_an_audit_may_be_drawn_by_run_and_embeddings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,8 @@ from torch.utils.data import Dataset, Subset
 
 from dynalens import Record, TrainingDynamicsMonitor, load_record
 from dynalens.cli import main
-from dynalens.dynamics import SampleStatistics
+from dynalens.dynamics import SampleStatistics, TrainingDynamics
+from dynalens.record import RecordMeta
 from dynalens.report import to_fiftyone, to_json, to_label_studio, write_report
 from dynalens.report.items import DatasetPictures, as_image, as_text
 from dynalens.suspicion import NoiseRate
@@ -172,6 +173,29 @@ def test_answers_of_an_audit_calibrate_the_page_and_say_where_to_stop(record: Re
     assert [card["wrong"] for card in content["cards"]] == [1.0] * 6
     n, low, value, high = content["found"][-1]
     assert (n, low, value, high) == (N, 6, 6, 6)
+
+
+def test_a_page_with_fewer_suspects_than_to_look_at_says_how_to_see_them_all(record: Record, tmp_path: Path) -> None:
+    plan = record.audit_plan(N)
+    plan["answer"] = "wrong"  # 90 % of N = 22 wrong labels are 19.8
+    few = content_of(write_report(record, tmp_path / "few.html", answers=plan, limit=5))
+    assert few["note"].endswith("This page shows 5: dynalens report RUN --answers FILE --limit 20 shows all of them.")
+    enough = content_of(write_report(record, tmp_path / "enough.html", answers=plan, limit=20))
+    assert len(enough["cards"]) == 20
+    assert enough["note"].endswith("first 20 samples of the order: you may stop looking after these.")
+
+
+def test_more_suspects_than_are_flagged_are_shown_if_asked_for(tmp_path: Path) -> None:
+    sample_count, flagged = 300, 3
+    logits = torch.zeros(sample_count, 2)
+    logits[:, 0] = 5
+    dynamics = TrainingDynamics(sample_count)
+    dynamics.update(range(sample_count), logits, (torch.arange(sample_count) < flagged).long())
+    dynamics.end_epoch(0)
+    meta = RecordMeta(num_samples=sample_count, epochs=[0])
+    large = Record(statistics=dynamics.compute(), meta=meta, root_index=np.arange(sample_count))
+    assert len(content_of(write_report(large, tmp_path / "r.html"))["cards"]) == 100
+    assert len(content_of(write_report(large, tmp_path / "r.html", limit=250))["cards"]) == 250
 
 
 def test_a_page_without_history_has_no_curves(tmp_path: Path) -> None:

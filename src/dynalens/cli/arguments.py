@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from dynalens.defaults import MOST_CARDS, PRECISION
+from dynalens.defaults import FEWEST_CARDS, MOST_CARDS, PRECISION
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,8 +86,8 @@ def _add_report(commands: Any) -> None:
     )
     answers = "adapt the noise rate and the order to the answers of an audit, as in `dynalens suspects`"
     page.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=answers)
-    limit = "show at most this many suspects (default: %(default)s)"
-    page.add_argument("--limit", type=int, default=MOST_CARDS, metavar="N", help=limit)
+    limit = f"show this many suspects (default: those that are flagged, from {FEWEST_CARDS} to {MOST_CARDS})"
+    page.add_argument("--limit", type=int, metavar="N", help=limit)
 
 
 def _add_audit(commands: Any) -> None:

@@ -42,7 +42,11 @@ def run(args: argparse.Namespace) -> None:
             f"No {label} is flagged. The {len(suspects)} most suspicious follow: look at them."
             + (ask if audit is None else "")
         )
-    show(suspects, args, SHOWN)
+    answered = 0 if audit is None else int((suspects["answer"] == "wrong").sum())  # they come first
+    if answered:
+        others = ": the table shows the others" if answered < len(suspects) else ""
+        say(f"{answered} of the flagged {label}s have the answer wrong{others}.")
+    show(suspects, args, SHOWN, start=answered if answered < len(suspects) else 0)
     _write_exports(suspects, args)
 
 

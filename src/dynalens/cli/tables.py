@@ -26,9 +26,16 @@ _IN_WORDS = {
 }
 
 
-def show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str]) -> None:
-    """Show the first rows of a table in these columns, and write the whole table to a file if one is asked for."""
-    rows = table.head(args.top)
+def show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str], *, start: int = 0) -> None:
+    """Show rows of a table in these columns, and write the whole table to a file if one is asked for.
+
+    Args:
+        table: The table.
+        args: Arguments of the command: how many rows to show, and the file.
+        columns: The columns to show.
+        start: Number of rows at the top of the table that are not shown.
+    """
+    rows = table.iloc[start:].head(args.top)
     view = pd.DataFrame(index=rows.index)
     for column in columns:
         name_column = f"{column}_name"
@@ -38,8 +45,8 @@ def show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str]) 
             view[column] = rows[column].map(_IN_WORDS[column]) if column in _IN_WORDS else rows[column]
     if len(view):
         say(printable_cells(view.round(3)).to_string(max_colwidth=60))
-    if len(table) > len(view):
-        say(f"... and {len(table) - len(view)} more: --top {len(table)}, or --csv FILE")
+    if len(table) - start > len(view):
+        say(f"... and {len(table) - start - len(view)} more: --top {len(table) - start}, or --csv FILE")
     if args.csv:
         file = output_file(args.csv, ".csv")
         inert_cells(table).to_csv(file)

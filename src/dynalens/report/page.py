@@ -11,7 +11,7 @@ import pandas as pd
 
 from dynalens.arguments import check_positive
 from dynalens.auditing import Audit
-from dynalens.defaults import MOST_CARDS, PRECISION
+from dynalens.defaults import FEWEST_CARDS, MOST_CARDS, PRECISION
 from dynalens.embeddings import SimilarSamples
 from dynalens.pictures import (
     accuracy_curve,
@@ -43,8 +43,6 @@ from dynalens.suspicion import (
 from dynalens.suspicion.noise_rate import FROM_BOTH
 from dynalens.text import escaped, escaped_all, labels_in, percent
 
-_FEWEST_CARDS = 100
-"""Number of cards even if fewer samples are flagged, because the next ones in the order are worth a look."""
 _NOTE = (
     "The cards show the samples whose {label}s are probably wrong, the worst first. {flagged} are flagged: "
     "{precision} of them are expected to be wrong. "
@@ -58,6 +56,7 @@ _AUDITED = (
     "The rate and the probabilities are calibrated on {answers} answers. According to the answers, 90 % of the {wrong} "
     "are among the first {enough} samples of the order: you may stop looking after these."
 )
+_FEWER = " This page shows {cards}: dynalens report RUN --answers FILE --limit {enough} shows all of them."
 _SIDES = ((300, 256), (1000, 128), (MOST_CARDS, 72))
 """Longest side of a picture, in pixels, by number of cards. So a page has at most about ten megabytes."""
 _LARGEST_SHEET = 8 * 2**20  # bytes; larger sheets are left out, so that the page stays below some ten megabytes
@@ -69,7 +68,7 @@ def write_report(
     path: str | Path,
     *,
     dataset: Any = None,
-    limit: int = MOST_CARDS,
+    limit: int | None = None,
     answers: AuditAnswers | None = None,
     embeddings: Any = None,
 ) -> Path:
@@ -83,7 +82,8 @@ def write_report(
         path: The file to write.
         dataset: The dataset that was trained on, whose pictures are shown. Default: the page shows the picture files
             that samples are named after, and the pictures that the callback kept during training.
-        limit: Largest number of suspects, from the most suspicious on.
+        limit: How many suspects to show, from the most suspicious on. None: those that are flagged, but at least 100
+            and at most 5,000.
         answers: Answers of an audit, see :func:`dynalens.audit`. Rate and probabilities are calibrated on them, and a
             curve shows how many of the n most suspicious labels are wrong.
         embeddings: See :meth:`Record.with_embeddings`. They count in the order, and each card shows the training
@@ -104,7 +104,8 @@ def write_report(
     record.read_history(accuracy.see, traces.see)  # one pass through the history for all that is on the page
     audit = None if answers is None else record.audit(answers)
     table = record.table() if audit is None else audit.table()
-    worst = record.suspects(min(limit, max(int(table["flagged"].sum()), _FEWEST_CARDS)), answers=audit)
+    flagged_count = int(table["flagged"].sum())
+    worst = record.suspects(limit or min(MOST_CARDS, max(flagged_count, FEWEST_CARDS)), answers=audit)
     texts = kept_texts(record)
     names, label_places, suggestion_places = _names_of_classes(record, table, worst, texts)
     similar = read_similar(record.folder, record.meta)
@@ -118,7 +119,8 @@ def write_report(
     for card, label, suggestion in zip(cards, label_places, suggestion_places, strict=True):
         card |= {"label": label, "suggested": suggestion}
     _add_corrections(record, worst, cards)
-    content = _run_content(record, table, audit, accuracy) | {"names": names, "cards": cards}
+    note = _note(record, flagged_count, len(cards), audit)
+    content = _run_content(record, table, audit, accuracy) | {"note": note, "names": names, "cards": cards}
     title = "dynalens" if record.folder is None else f"dynalens: {run_name(record.folder)}"
     return write_page("report", title, path, content)
 
@@ -131,7 +133,6 @@ def _run_content(record: Record, table: pd.DataFrame, audit: Audit | None, accur
         "several": record.statistics.unit is not None,
         "words": words_of(record.statistics),
         "summary": [*_summary(record, table, accuracy), _noise_rate(record, audit)],
-        "note": _note(record, table, audit),
         "doubts": record.doubts() if audit is None else audit.noise_rate.doubts,
         "found": [] if audit is None else audit.curve().round(2).to_numpy().tolist(),
         "charts": _charts(record, accuracy),
@@ -201,8 +202,7 @@ def _noise_rate(record: Record, audit: Audit | None) -> list[str]:
     return ["noise rate, from an audit", f"{percent(rate.value)} (95 % interval between {bounds})"]
 
 
-def _note(record: Record, table: pd.DataFrame, audit: Audit | None) -> str:
-    flagged_count = int(table["flagged"].sum())
+def _note(record: Record, flagged_count: int, card_count: int, audit: Audit | None) -> str:
     words = {
         "flagged": f"{flagged_count:,}",
         "precision": percent(PRECISION, 0),
@@ -213,11 +213,9 @@ def _note(record: Record, table: pd.DataFrame, audit: Audit | None) -> str:
     if audit is None:
         source = _BOTH if record.noise_rate().alone == FROM_BOTH else _ALONE
         return note + source + _ASK + audit_options(record.statistics, record.folder)
-    return note + _AUDITED.format(
-        answers=audit.right + audit.wrong + audit.unsure,
-        wrong=question(record.statistics).rate,
-        enough=f"{audit.enough():,}",
-    )
+    enough, answer_count = audit.enough(), audit.right + audit.wrong + audit.unsure
+    note += _AUDITED.format(answers=answer_count, wrong=question(record.statistics).rate, enough=f"{enough:,}")
+    return note if card_count >= enough else note + _FEWER.format(cards=f"{card_count:,}", enough=enough)
 
 
 def _charts(record: Record, accuracy: AccuracyCurve) -> list[list[str]]:

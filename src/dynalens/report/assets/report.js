@@ -16,20 +16,28 @@ by("more").lastElementChild.append(...charts);
 for (const [alt, src] of content.sheets)
   by("sheets").append(make("details", {}, make("summary", {}, alt), make("img", { alt, src })));
 
+// Round numbers from 0 to the largest one, in at most six steps.
+function roundTo(largest) {
+  const unit = 10 ** Math.floor(Math.log10(largest));
+  const step = Math.max(1, [0.2, 0.5, 1, 2].map(part => part * unit).find(each => largest / each <= 6));
+  return Array.from({ length: Math.floor(largest / step) + 1 }, (_, i) => i * step);
+}
+
 // How many of the first n labels are wrong: value and band.
 function foundCurve(points) {
   const svg = draw("svg", { viewBox: "0 0 400 190", role: "img", width: "100%" });
   const most = points[points.length - 1][0], highest = Math.max(...points.map(point => point[3]), 1);
-  const x = n => 34 + 346 * n / most, y = wrong => 160 - 145 * wrong / highest;
+  const x = n => 34 + 346 * n / most, y = wrong => 160 - 138 * wrong / highest;
   const line = column => points.map(point => `${x(point[0])},${y(point[column])}`);
   svg.append(
     draw("polygon", { class: "band", points: [...line(3), ...line(1).reverse()].join(" ") }),
     draw("polyline", { class: "middle", points: line(2).join(" ") }),
     draw("line", { class: "frame", x1: 34, x2: 380, y1: 160, y2: 160 }),
-    draw("line", { class: "frame", x1: 34, x2: 34, y1: 15, y2: 160 }));
-  for (const part of [0, 0.25, 0.5, 0.75, 1]) svg.append(
-    draw("text", { x: x(part * most), y: 172, "text-anchor": "middle" }, Math.round(part * most).toLocaleString("en")),
-    draw("text", { x: 30, y: y(part * highest) + 3, "text-anchor": "end" }, Math.round(part * highest).toLocaleString("en")));
+    draw("line", { class: "frame", x1: 34, x2: 34, y1: 22, y2: 160 }));
+  for (const n of roundTo(most))
+    svg.append(draw("text", { x: x(n), y: 172, "text-anchor": "middle" }, n.toLocaleString("en")));
+  for (const wrong of roundTo(highest))
+    svg.append(draw("text", { x: 30, y: y(wrong) + 3, "text-anchor": "end" }, wrong.toLocaleString("en")));
   svg.append(
     draw("text", { x: 207, y: 185, "text-anchor": "middle" }, "first n labels of the order"),
     draw("text", { x: 4, y: 10 }, "wrong labels among them"));
