@@ -16,10 +16,13 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.data import DataLoader, TensorDataset
 
 from dynalens import LayerMonitor, TrainingDynamicsMonitor, load_record
+from dynalens.cli import main
 from dynalens.faithfulness import METRICS, UNCONTROLLED
+from dynalens.report import write_report
 from dynalens.tensorboard import TAGS, tags_table
 from dynalens.text import estimate_in_percent
 from test_concepts import monitor as concept_monitor
+from test_report import content_of
 from training import Classifier, N, attribution_monitor, dataset, fit, images, in_order, labels, loader
 
 PAGE = Path(__file__).parents[1] / "docs" / "tensorboard.md"
@@ -31,6 +34,25 @@ def events(folder: Path, *callbacks: Any, **options: Any) -> EventAccumulator:
     found = EventAccumulator(str(folder / "run" / "version_0"), size_guidance=KEEP_ALL)
     found.Reload()
     return found
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_flagged_samples_are_counted_among_those_that_were_seen_wherever_they_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = 10
+    found = events(
+        tmp_path, TrainingDynamicsMonitor(), data=lambda: loader(sampler=range(seen), shuffle=False), max_epochs=1
+    )
+    text = found.Tensors("dynalens/summary/text_summary")[-1].tensor_proto.string_val[0].decode()
+    run = tmp_path / "run" / "version_0"
+    assert main(["suspects", str(run)]) == 0
+    of_command = re.findall(r"(\d+) of (\d+) samples are flagged", capsys.readouterr().out)
+    assert re.findall(r"\*\*(\d+) of (\d+) samples are flagged", text) == of_command
+    flagged = int(of_command[0][0])
+    assert of_command == [(str(flagged), str(seen))]
+    summary = dict(content_of(write_report(load_record(run), tmp_path / "report.html"))["summary"])
+    assert summary["flagged"] == f"{flagged} ({100 * flagged / seen:.1f} %)"
 
 
 def embeddings_of(folder: Path) -> set[str]:

@@ -244,7 +244,9 @@ class DynamicsLog:
         if rate is not None:
             probabilities = wrong_probabilities(statistics, rate.value)
             is_flagged = flagged(probabilities, PRECISION)
-            estimate = Estimate(probabilities, is_flagged, in_words(epoch, is_flagged, rate))
+            estimate = Estimate(
+                probabilities, is_flagged, in_words(epoch, is_flagged[statistics.presentations > 0], rate)
+            )
             summary |= {"noise_rate": rate.value, "suspects": int(is_flagged.sum())} | self._overlap(is_flagged)
         log_scalars(trainer, {f"{self._prefix}/dynamics/{key}": value for key, value in summary.items()}, step)
         contrasts = self._contrasts(trainer, statistics, ids)

@@ -176,7 +176,10 @@ def _summary(record: Record, table: pd.DataFrame, accuracy: AccuracyCurve) -> li
             f"{len(table):,}" + ("" if has_presentations.all() else f" ({int(has_presentations.sum()):,} seen)"),
         ],
         ["epochs", f"{len(record.meta.epochs)}"],
-        ["flagged", f"{int(table['flagged'].sum()):,} ({percent(float(table['flagged'].mean()))})"],
+        [
+            "flagged",
+            f"{int(table['flagged'].sum()):,} ({percent(table['flagged'].sum() / max(1, has_presentations.sum()))})",
+        ],
         ["never learned", f"{int((has_presentations & ~table['learned']).sum()):,}"],
         ["forgotten at least once", f"{int((table['forgetting_events'] > 0).sum()):,}"],
     ]
