@@ -343,10 +343,12 @@ def explained_epochs(
         logits: Tensor = module(x)
         return logits
 
-    attribution = "dynalens.callbacks.attribution"
     monkeypatch.setattr("dynalens.schedule.time.perf_counter", lambda: now[0])
-    monkeypatch.setattr(f"{attribution}.announce", said.append)
-    monkeypatch.setattr(f"{attribution}.log_scalars", lambda trainer, values, step: logged.append((step, dict(values))))
+    monkeypatch.setattr("dynalens.callbacks.paced.announce", said.append)
+    monkeypatch.setattr(
+        "dynalens.callbacks.attribution.log_scalars",
+        lambda trainer, values, step: logged.append((step, dict(values))),
+    )
     monitor = AttributionMonitor(
         methods=["saliency"], metrics=[], forward=forward, x_axis="epoch", suspects=0, **arguments
     )

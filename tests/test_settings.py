@@ -48,10 +48,11 @@ def test_arguments_of_a_monitor_are_its_attributes(monitor: Any, arguments: dict
     ("monitor", "argument", "value", "kept", "message"),
     [
         (AttributionMonitor(), "every_n_epochs", 0, 1, "Expected `every_n_epochs` to be at least 1, got 0"),
+        (LayerMonitor(weights=True), "max_overhead", 0, 0.05, "Expected `max_overhead`"),
         (AttributionMonitor(), "precision", "float8", "auto", "Expected `precision` to be one of float32"),
         (TrainingDynamicsMonitor(), "projector_every_n_epochs", 2, None, "Expected `features` to name a layer"),
     ],
-    ids=["number", "word", "combination"],
+    ids=["number", "fraction", "word", "combination"],
 )
 def test_an_attribute_of_a_monitor_is_checked_as_its_argument_is(
     monitor: Any, argument: str, value: Any, kept: Any, message: str

@@ -3,14 +3,13 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.arguments import check_x_axis
 from dynalens.attribution import Method, resolved_methods
-from dynalens.callbacks.base import GuardedPictures, NamedCallback, Setting
+from dynalens.callbacks.base import Setting
+from dynalens.callbacks.paced import PacedMonitor
 from dynalens.callbacks.tracked_samples import TrackedSamples
 from dynalens.dynamics import Array
 from dynalens.explanations import (
@@ -20,22 +19,15 @@ from dynalens.explanations import (
     MapSettings,
     RunExplanations,
     SampleSettings,
-    ScheduleSettings,
     several_inputs_told,
 )
 from dynalens.faithfulness import UNCONTROLLED, check_metrics
 from dynalens.host import (
-    Processes,
-    announce,
     chart_layouts,
-    check_whole_model,
     first_position,
-    last_epoch,
     loader_at,
     log_scalars,
-    log_step,
     picture_loggers,
-    run_folder,
     scoring_precision,
     tag_prefix,
     tensorboard_writer,
@@ -54,7 +46,7 @@ Forward = Callable[[Any, Tensor], Tensor]
 _METRICS = ("deletion", "insertion", "symmetric_relevance_gain", "attribution_drift")
 
 
-class AttributionMonitor(GuardedPictures, NamedCallback):
+class AttributionMonitor(PacedMonitor):
     """Show at the end of each epoch where the model looks, and whether its maps name the pixels that it uses.
 
     The monitor explains the same eight samples in every epoch, in float32, for the class of their label. It chooses
@@ -133,7 +125,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         ValueError: Expected `metrics` ...
     """
 
-    guarded = "Explanations"
+    results = "Explanations"
 
     methods = Setting[tuple[Method, ...]]("_maps")
     method_args = Setting[dict[str, dict[str, Any]] | None]("_maps")
@@ -154,8 +146,6 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
     inputs = Setting[Any]("_choice")
     decode = Setting[Callable[[int], str] | None]("_choice")
     masks = Setting[Any]("_choice")
-    every_n_epochs = Setting[int]("_pace")
-    max_overhead = Setting[float | None]("_pace")
 
     def __init__(
         self,
@@ -185,52 +175,38 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         name: str | None = None,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        super().__init__()
+        super().__init__(every_n_epochs, max_overhead, x_axis, name=name, on_error=on_error)
         # Texts come first in the types above: jsonargparse cannot write them into a saved configuration otherwise.
         self._maps = MapSettings(
             resolved_methods(methods), method_args, check_metrics(metrics), resolved(baseline), steps, patch_size,
             precision, seed, forward, target_layer, contrast, check_robustness(robustness),
         )  # fmt: skip
         self._choice = SampleSettings(num_samples, samples, suspects, target, resolved(inputs), decode, resolved(masks))
-        self._pace = ScheduleSettings(every_n_epochs, max_overhead)
-        self._set_guard(on_error)
-        self.x_axis, self.name = check_x_axis(x_axis), name
         self._explanations = RunExplanations(self._settings)
         self._tracked_samples = TrackedSamples()
-        self._processes: Processes | None = None
-        self._folder, self._contrasts_on = Path(), True
-        self._last_epoch: tuple[int, int] | None = None  # the last epoch that has ended, and its step of the loggers
+        self._contrasts_on = True
 
     @property
     def _settings(self) -> ExplanationSettings:
-        return ExplanationSettings(self._maps, self._choice, self._pace, strict=self.on_error == "raise")
+        return ExplanationSettings(self._maps, self._choice, strict=self.on_error == "raise")
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Check the layer's name and find out where pictures go."""
-        if stage != "fit" or trainer.fast_dev_run:
-            return
-        check_whole_model(trainer, type(self).__name__)
-        self._processes, self._contrasts_on = Processes(trainer), True
+    def _begin_fit(self, trainer: Any, pl_module: Any) -> None:
+        self._contrasts_on = True
         if self.target_layer is not None:
             module_named(pl_module, self.target_layer)
         by_id = self._explanations.samples.by_id
         self._tracked_samples.install(trainer, by_id=by_id, gallery=GallerySource(self._contrasts, self.decode))
-        has_no_tracker, self._last_epoch = self._tracked_samples.tracker is None, None
-        precision, last_number = scoring_precision(trainer), last_epoch(trainer)
-        self._explanations.begin_fit(self._settings, precision, is_only_one=has_no_tracker, last_epoch=last_number)
-        self._folder = run_folder(trainer, self.name)
-        self._begin_writes(self._folder)
-        if self._processes.is_first:
-            self._open_pictures(trainer)
+        has_no_tracker = self._tracked_samples.tracker is None
+        self._explanations.begin_fit(self._settings, scoring_precision(trainer), is_only_one=has_no_tracker)
 
-    def _open_pictures(self, trainer: Any) -> None:
-        self._pictures = ExplanationPictures(sink_of(trainer, self._folder), tag_prefix(self.name), self.decode)
+    def _open_pictures(self, trainer: Any) -> ExplanationPictures:
         if tensorboard_writer(trainer) is None and not picture_loggers(trainer):
             warn(
                 "Expected the Trainer to have a TensorBoardLogger, got none. Pass `logger=TensorBoardLogger(...)` "
                 "to see the explanations in TensorBoard. Their pictures are written to "
                 f"{self._folder / 'pictures'}."
             )
+        return ExplanationPictures(sink_of(trainer, self._folder), tag_prefix(self.name), self.decode)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Find out how inputs are scaled and what the classes are called, so that pictures can show both."""
@@ -246,7 +222,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Ask the record for the suspects that are to be explained, and begin to collect them from the batches."""
-        self._explanations.schedule.begin_epoch()
+        super().on_train_epoch_start(trainer, pl_module)
         with self._or_switched_off():
             self._tracked_samples.begin_epoch(trainer)
             self._explanations.samples.look_for_suspects(self._suspects_to_explain(trainer.current_epoch))
@@ -265,7 +241,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Keep the samples that were chosen."""
-        self._explanations.schedule.end_step()
+        super().on_validation_end(trainer, pl_module)
         if self._pictures is not None and not trainer.sanity_checking:
             self._explanations.samples.end_choice()
 
@@ -289,25 +265,15 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Find out from the first steps where images and labels stand in a batch."""
-        self._explanations.schedule.end_step()
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         samples = self._explanations.samples
         if self._pictures is not None and not samples.observer.is_done:
             with self._or_switched_off():
                 samples.end_step(self._tracked_samples.presented_units)
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Explain the chosen samples in the first process, while the others wait for it."""
-        self._explanations.schedule.end_epoch()
-        self._last_epoch = trainer.current_epoch, log_step(trainer, self.x_axis)
-        if self._processes is not None:
-            is_due = self._explanations.schedule.is_due
-            self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module, is_due))
-
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Explain the last epoch if it is due, write the last pictures, and warn if nothing could be explained."""
-        if self._processes is not None:
-            leaves_out = self._explanations.schedule.leaves_out
-            self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module, leaves_out))
+        super().on_train_end(trainer, pl_module)
         if self._pictures is None:
             return
         with self._or_switched_off():
@@ -332,51 +298,37 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         uncontrolled = [metric for metric in self.metrics if metric in UNCONTROLLED]
         return faithfulness_layout(tag_prefix(self.name), names, controlled=controlled, uncontrolled=uncontrolled)
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Release the writer, the loader and the collected samples."""
-        self._end_fit()
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Do what ``teardown`` does, because Lightning does not call that after an exception."""
-        self._end_fit()
-
     def state_dict(self) -> dict[str, Any]:
         """Return the chosen samples and the maps with which later maps are compared."""
-        return self._explanations.state_dict()
+        return self._explanations.state_dict() | super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue with the samples and maps of a checkpoint."""
         self._explanations.load_state_dict(state_dict)
+        super().load_state_dict(state_dict)
 
     def _end_fit(self) -> None:
-        self._pictures, self._processes = None, None
+        super()._end_fit()
         self._explanations.samples.look_for_suspects(None)
         self._explanations.samples.observer.close()
         self._tracked_samples.close()
 
     def _suspects_to_explain(self, epoch: int) -> Sequence[int | str] | None:
-        is_due = self._pictures is not None and self._explanations.schedule.is_due(epoch)
+        is_due = self._pictures is not None and self._schedule.is_due(epoch)
         if not is_due or not self._explanations.samples.suspects_readable:
             return None
         return self._tracked_samples.suspects(self.suspects, epoch, in_gallery=self.contrast is not None)
 
-    def _explain_or_stop(self, trainer: Any, pl_module: Any, is_due: Callable[[int], bool]) -> None:
-        if self._pictures is None or self._last_epoch is None or not is_due(self._last_epoch[0]):
-            return
-        (epoch, step), schedule = self._last_epoch, self._explanations.schedule
-        schedule.begin()
-        with self._or_switched_off():
-            units = self._tracked_samples.units(self._explanations.samples.suspect_ids)
-            explanations = self._explanations.explain(pl_module, units)
-            if explanations is None:
-                return  # no sample that can be explained has passed yet
+    def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> bool:
+        units = self._tracked_samples.units(self._explanations.samples.suspect_ids)
+        explanations = self._explanations.explain(pl_module, units)
+        if explanations is not None:  # None: no sample that can be explained has passed yet
             self._write(trainer, explanations, epoch, step)
-            prefix, accounts = tag_prefix(self.name), schedule.end(epoch)
-            scalars = {f"{prefix}/explanations/{key}": value for key, value in accounts.items()}
-            log_scalars(trainer, scalars, step)
-            words = schedule.first_words("explanations", **accounts)
-            if words is not None:
-                announce(f"dynalens: {words}")
+        return explanations is not None
+
+    def _log_account(self, trainer: Any, account: dict[str, float], step: int) -> None:
+        prefix = tag_prefix(self.name)
+        log_scalars(trainer, {f"{prefix}/explanations/{key}": value for key, value in account.items()}, step)
 
     def _contrasts(self, pl_module: Any, classes: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:
         """Return maps of the tracker's suspects for its gallery; ``classes`` has suggested and given class by id."""
@@ -385,7 +337,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             return maps
         switch_off = functools.partial(setattr, self, "_contrasts_on", False)
         guard = switched_off_on_error("Maps in the gallery of suspects", switch_off, self.on_error)
-        with self._explanations.schedule.timed_aside(), guard:
+        with self._schedule.timed_aside(), guard:
             maps = self._explanations.contrasts(pl_module, classes)
         return maps
 

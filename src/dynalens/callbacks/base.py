@@ -1,16 +1,10 @@
-"""What callbacks have in common: their names, their settings, and how a failing picture ends."""
+"""What callbacks have in common: their names and their settings."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
-from dynalens.arguments import check_choice
 from dynalens.host import CallbackBase
-from dynalens.logs import switched_off_on_error
-from dynalens.record import Writes
 
 T = TypeVar("T")
 
@@ -47,37 +41,3 @@ class NamedCallback(CallbackBase):
     def state_key(self) -> str:
         """Key of the state in a checkpoint."""
         return self._generate_state_key(name=self.name)
-
-
-class GuardedPictures:
-    """The part of a monitor that runs the model. If it fails, it is switched off and training goes on."""
-
-    guarded: ClassVar[str] = "Pictures"
-    """What is switched off."""
-    _writes: Writes
-
-    def _set_guard(self, on_error: str) -> None:
-        """Take what to do if this part fails, "warn" or "raise". The monitor opens ``_pictures`` when a fit begins."""
-        check_choice("on_error", on_error, ("warn", "raise"))
-        self.on_error = on_error
-        self._pictures: Any = None
-
-    def _begin_writes(self, folder: Path) -> None:
-        """Begin a fit that writes to this folder."""
-        meanwhile = "Training goes on, and writing is tried again in later epochs. Make room on the disk."
-        self._writes = Writes(f"{self.guarded.lower()} to {folder}", meanwhile)
-
-    def _attempt(self, name: str, write: Callable[[], None]) -> None:
-        """Call ``write``. If the disk fails, warn once, or raise if ``on_error`` is "raise"."""
-        if self.on_error == "raise":
-            write()
-        else:
-            self._writes.attempt(name, write)
-
-    def _or_switched_off(self) -> AbstractContextManager[None]:
-        """Switch this part off if the body fails, and warn once, or raise if ``on_error`` is "raise"."""
-
-        def switch_off() -> None:
-            self._pictures = None
-
-        return switched_off_on_error(self.guarded, switch_off, self.on_error)

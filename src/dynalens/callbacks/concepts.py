@@ -6,21 +6,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.callbacks.base import NamedCallback
-from dynalens.callbacks.paced import PacedPictures
+from dynalens.callbacks.paced import PacedMonitor
 from dynalens.concepts import ConceptSet
-from dynalens.host import (
-    Processes,
-    check_whole_model,
-    last_epoch,
-    log_scalars,
-    run_folder,
-    tag_prefix,
-)
+from dynalens.host import log_scalars, tag_prefix
 from dynalens.logs import ConceptLog, ConceptSettings, sink_of
+from dynalens.tensorboard import Sink
 
 
-class ConceptMonitor(PacedPictures, NamedCallback):
+class ConceptMonitor(PacedMonitor):
     """Log after each epoch whether a layer has learned concepts that you name, by TCAV and network dissection.
 
     For each class and concept, ``score`` is the fraction of the class's images for which the concept speaks for the
@@ -67,7 +60,7 @@ class ConceptMonitor(PacedPictures, NamedCallback):
         ValueError: Expected `concepts` or `masks` to be passed, got neither. ...
     """
 
-    guarded = "Concepts"
+    results = "Concepts"
 
     def __init__(
         self,
@@ -87,24 +80,16 @@ class ConceptMonitor(PacedPictures, NamedCallback):
         name: str | None = None,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        super().__init__()
+        super().__init__(every_n_epochs, max_overhead, x_axis, name=name, on_error=on_error)
         settings = ConceptSettings(layer, samples, concepts or {}, random, transform, runs, masks or {}, top)
-        self._set_pace(every_n_epochs, max_overhead, x_axis, name=name, on_error=on_error)
         self.forward = forward
         self._concepts = ConceptLog(settings)
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Check the layer's name and find out where pictures go."""
-        if stage != "fit" or trainer.fast_dev_run:
-            return
-        check_whole_model(trainer, type(self).__name__)
-        self._processes = Processes(trainer)
-        self._begin_schedule(last_epoch(trainer))
+    def _begin_fit(self, trainer: Any, pl_module: Any) -> None:
         self._concepts.check(pl_module)
-        folder = run_folder(trainer, self.name)
-        self._begin_writes(folder)
-        if self._processes.is_first:
-            self._pictures = sink_of(trainer, folder)
+
+    def _open_pictures(self, trainer: Any) -> Sink:
+        return sink_of(trainer, self._folder)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Make the results of the last epoch if they are due, and warn of files that could not be written."""
@@ -112,18 +97,11 @@ class ConceptMonitor(PacedPictures, NamedCallback):
         if self._pictures is not None:
             self._writes.say_missing("Make room on the disk before the next fit.")
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Release the writer."""
-        self._pictures = self._processes = None
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Do what ``teardown`` does, because Lightning does not call that after an exception."""
-        self.teardown(trainer, pl_module, "fit")
-
-    def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> None:
+    def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> bool:
         prefix, sink = f"{tag_prefix(self.name)}/concepts", self._pictures
         scores = self._concepts.scores(pl_module, self.forward)
         log_scalars(trainer, {f"{prefix}/{tag}": value for tag, value in scores.items()}, step)
         sheet = self._concepts.sheet(pl_module, self.forward, epoch)
         if sheet is not None:
             self._attempt("pictures", lambda: sink.image(f"{prefix}/dissection", sheet, step))
+        return True

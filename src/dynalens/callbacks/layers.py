@@ -6,23 +6,16 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.callbacks.base import NamedCallback, Setting
-from dynalens.callbacks.paced import PacedPictures
+from dynalens.callbacks.base import Setting
+from dynalens.callbacks.paced import PacedMonitor
 from dynalens.capture import BatchObserver, CaptureError, batch_copy, inputs_to_show
 from dynalens.explanations.changed_inputs import ChangedInputs
 from dynalens.explanations.forms import forward_in_network
-from dynalens.host import (
-    Processes,
-    check_whole_model,
-    last_epoch,
-    log_step,
-    run_folder,
-    tag_prefix,
-)
+from dynalens.host import log_step, tag_prefix
 from dynalens.logs import LayerLog, LayerPictures, LayerSettings, show_as_trained, sink_of, unit_numbers
 
 
-class LayerMonitor(PacedPictures, NamedCallback):
+class LayerMonitor(PacedMonitor):
     """Show what a layer computes: first-layer filters, feature maps, the inputs that excite a channel, ideal inputs.
 
     It shows only what you ask for, so pass at least one of ``weights``, ``feature_maps``, ``top_inputs`` and
@@ -69,7 +62,7 @@ class LayerMonitor(PacedPictures, NamedCallback):
         ValueError: Expected `layer` to name a layer for `feature_maps`...
     """
 
-    guarded = "Pictures of layers"
+    results = "Pictures of layers"
 
     layer = Setting[str | None]("_settings")
     channels = Setting[Sequence[int]]("_settings")
@@ -101,31 +94,23 @@ class LayerMonitor(PacedPictures, NamedCallback):
         name: str | None = None,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
-        super().__init__()
+        super().__init__(every_n_epochs, max_overhead, x_axis, name=name, on_error=on_error)
         self._settings = LayerSettings(
             layer, unit_numbers("channels", channels), weights, feature_maps, top_inputs, maximise,
             unit_numbers("classes", classes), maximise_steps, maximise_args,
         )  # fmt: skip
-        self._set_pace(every_n_epochs, max_overhead, x_axis, name=name, on_error=on_error)
         self.inputs, self.forward = inputs, forward
         self._layer = LayerLog(self._settings)
         self._observer, self._changes = BatchObserver(), ChangedInputs("LayerMonitor", "images")
         self._unlearned: Any = None  # a batch of which the step will tell where its inputs stand
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Check the layers' names and find out where pictures go."""
-        if stage != "fit" or trainer.fast_dev_run:
-            return
-        check_whole_model(trainer, type(self).__name__)
-        self._processes = Processes(trainer)
-        self._begin_schedule(last_epoch(trainer))
+    def _begin_fit(self, trainer: Any, pl_module: Any) -> None:
         self._layer.settings = self._settings
         self._observer = BatchObserver()
         self._layer.check(pl_module)
-        folder = run_folder(trainer, self.name)
-        self._begin_writes(folder)
-        if self._processes.is_first:
-            self._pictures = LayerPictures(sink_of(trainer, folder), tag_prefix(self.name))
+
+    def _open_pictures(self, trainer: Any) -> LayerPictures:
+        return LayerPictures(sink_of(trainer, self._folder), tag_prefix(self.name))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Find out how inputs are scaled and what the classes are called, so that pictures can show both."""
@@ -186,16 +171,11 @@ class LayerMonitor(PacedPictures, NamedCallback):
         if self._pictures is not None:
             self._writes.say_missing("Make room on the disk before the next fit.")
 
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Release the writer and the hooks on the layer."""
+    def _end_fit(self) -> None:
+        super()._end_fit()
         self._layer.close()
         self._observer.close()
         self._unlearned = None
-        self._pictures, self._processes = None, None
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Do what ``teardown`` does, because Lightning does not call that after an exception."""
-        self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the collected inputs, and the epochs in which pictures are drawn."""
@@ -240,10 +220,11 @@ class LayerMonitor(PacedPictures, NamedCallback):
             )
         return images
 
-    def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> None:
+    def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> bool:
         assert self._pictures is not None
         draw = functools.partial(self._layer.draw, self._pictures, pl_module, self._find_logits, epoch=epoch, step=step)
         self._attempt("pictures", draw)
+        return True
 
     def _maximise(self, trainer: Any, pl_module: Any) -> None:
         if self._pictures is not None:

@@ -5,7 +5,7 @@ from dynalens.explanations.epoch import EpochExplanations
 from dynalens.explanations.files import ExplainedEpoch, load_explanations
 from dynalens.explanations.pictures import ExplanationPictures
 from dynalens.explanations.run import RunExplanations
-from dynalens.explanations.settings import ExplanationSettings, MapSettings, SampleSettings, ScheduleSettings
+from dynalens.explanations.settings import ExplanationSettings, MapSettings, SampleSettings
 from dynalens.explanations.several_inputs import several_inputs_told
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "MapSettings",
     "RunExplanations",
     "SampleSettings",
-    "ScheduleSettings",
     "agreement_of_runs",
     "load_explanations",
     "several_inputs_told",

@@ -1,4 +1,4 @@
-"""The explanations of a run: keep samples, explain them epoch by epoch, and limit the time that this takes."""
+"""The explanations of a run: keep samples, and explain them epoch by epoch."""
 
 import functools
 from collections.abc import Mapping
@@ -21,18 +21,16 @@ from dynalens.explanations.tokens import defined
 from dynalens.explanations.units import contrasted_units, explained_suspects, explained_units
 from dynalens.observation import is_tokens
 from dynalens.robustness import check_robustness
-from dynalens.schedule import Schedule
 
 
 class RunExplanations:
     """Explains the samples of a run. It does not know the Trainer.
 
     Args:
-        settings: What is explained, how and how often.
+        settings: What is explained, and how.
 
     Attributes:
         samples: Takes the explained samples from the batches.
-        schedule: Chooses the epochs in which there is time to explain.
         explainer: Computes maps and metrics. Each fit has a new one.
     """
 
@@ -41,28 +39,24 @@ class RunExplanations:
         self._earlier_maps, self._has_told_inputs = EarlierMaps(), False
         self._prepare(settings, "float32")
 
-    def begin_fit(
-        self, settings: ExplanationSettings, precision: str, *, is_only_one: bool, last_epoch: int | None = None
-    ) -> None:
-        """A fit begins. The samples stay; what works and how long it takes is found out anew.
+    def begin_fit(self, settings: ExplanationSettings, precision: str, *, is_only_one: bool) -> None:
+        """A fit begins. The samples stay; what works is found out anew.
 
         Args:
-            settings: What is explained, how, and how often.
+            settings: What is explained, and how.
             precision: Precision of the Trainer.
             is_only_one: See :class:`~dynalens.capture.BatchObserver`.
-            last_epoch: Last epoch of the training; None if it is not known.
         """
-        self._prepare(settings, precision, last_epoch)
+        self._prepare(settings, precision)
         self.samples.begin_fit(is_only_one=is_only_one, own_forward=settings.maps.forward is None)
 
-    def _prepare(self, settings: ExplanationSettings, precision: str, last_epoch: int | None = None) -> None:
+    def _prepare(self, settings: ExplanationSettings, precision: str) -> None:
         self._maps, self._choice = settings.maps, settings.choice
         self.explainer = Explainer(
             self._maps.methods, self._maps.metrics, self._maps.curves(precision), self._maps.method_args,
             self._maps.target_layer, forward=self._maps.forward, strict=settings.strict,
             robustness=check_robustness(self._maps.robustness),
         )  # fmt: skip
-        self.schedule = Schedule(settings.pace.every_n_epochs, settings.pace.max_overhead, last_epoch)
 
     def _take_inputs(self, inputs: Tensor) -> None:
         """Raise if inputs cannot be explained, and leave out what is not defined for them."""
@@ -140,13 +134,9 @@ class RunExplanations:
             "first": dict(self._earlier_maps.first_maps),
             "last": dict(self._earlier_maps.previous_maps),
             "total": dict(self._earlier_maps.total),
-            "next_epoch": self.schedule.next_epoch,
-            "explained_epoch": self.schedule.newest_epoch,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with the samples of a checkpoint."""
         self.samples.load_state_dict(state)
         self._earlier_maps = EarlierMaps(state["first"], state["last"], state.get("total", {}))
-        self.schedule.next_epoch = state["next_epoch"]
-        self.schedule.newest_epoch = state.get("explained_epoch")

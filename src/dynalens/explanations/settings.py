@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.arguments import check_choice, check_overhead, check_positive
+from dynalens.arguments import check_choice, check_positive
 from dynalens.attribution import Method, check_contrast, check_methods
 from dynalens.explanations.collector import given_samples
 from dynalens.explanations.regions import Where
@@ -88,40 +88,17 @@ class SampleSettings:
 
 
 @dataclass(frozen=True)
-class ScheduleSettings:
-    """How often to explain.
-
-    Attributes:
-        every_n_epochs: Smallest number of epochs from one explanation to the next.
-        max_overhead: Largest fraction of the training time that explanations may take; None: no limit.
-
-    Raises:
-        ValueError: If one of them is out of its range.
-    """
-
-    every_n_epochs: int
-    max_overhead: float | None
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_positive(every_n_epochs=self.every_n_epochs)
-        check_overhead(self.max_overhead)
-
-
-@dataclass(frozen=True)
 class ExplanationSettings:
     """All settings of a run's explanations.
 
     Attributes:
         maps: Which maps and metrics to compute.
         choice: Which samples to explain.
-        pace: How often.
         strict: Whether a method or metric that fails raises. If not, it is left out, with a warning.
     """
 
     maps: MapSettings
     choice: SampleSettings
-    pace: ScheduleSettings
     strict: bool
 
     def __post_init__(self) -> None:
