@@ -390,11 +390,14 @@ def test_pictures_are_copies_of_the_samples_that_are_followed() -> None:
     assert watch.pictures == {}
 
 
-def test_indices_on_the_device_give_the_same_pictures_without_a_wait() -> None:
+def test_indices_on_the_device_give_the_same_pictures_without_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     by_host, by_device = watched([7, 5, 1]), watched([7, 5, 1])
+    for copies in (by_device._inputs, by_device._marks):
+        monkeypatch.setattr(copies, "offer", copies._look_up)  # as for indices of an accelerator
     for indices in ([5, 6, 8, 9], [2, 3, 7, 4]):
-        by_host.see(indices, inputs())
-        by_device._gather(torch.tensor(indices), inputs())
+        for watch in (by_host, by_device):
+            watch.see(torch.tensor(indices), inputs())
+            watch.mark(torch.tensor(indices), torch.tensor(indices).view(4, 1, 1) % 3)
     by_host.take()
     by_device.take()
     assert by_host.pictures.keys() == by_device.pictures.keys() == {5, 7}
@@ -412,6 +415,7 @@ def test_copying_pictures_cannot_wait_for_the_device(shape: tuple[int, ...], on_
         with _NoCopyBetweenDevices():  # type: ignore[no-untyped-call]  # torch leaves it untyped
             watch.see(indices, batch)
             watch.see(indices, batch)
+            watch.mark(indices, torch.empty(4, 224, 180, dtype=torch.int64, device="cuda"))
 
 
 def test_large_inputs_are_kept_small() -> None:

@@ -1,14 +1,14 @@
 """Copy the inputs and targets of the samples of an audit from the batches as they pass."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dynalens.dynamics import Array
-from dynalens.pictures import Normalisation, shown_inputs, small_copies
+from dynalens.pictures import Normalisation, PassingCopies, by_shape, shown_inputs, small_copies
 from dynalens.record import AuditedSample
 from dynalens.units import PIXEL_LABELS, PIXELS, TARGETS, TOKENS, UnitPresentation
 
@@ -19,8 +19,6 @@ _MOST_BYTES = 2**17
 _DTYPES = {TOKENS: torch.int32, PIXELS: torch.int16, TARGETS: torch.float32}
 _TOKENS = 2
 """Number of axes of tokens, ``(N, T)``."""
-Copies = dict[int, Tensor]
-"""Tensors with a first axis of one, by the row of the record."""
 
 
 class AuditWatch:
@@ -47,11 +45,10 @@ class AuditWatch:
 
     def __init__(self, rows: Sequence[int], normalisation: Normalisation | None = None) -> None:
         self.samples: dict[int, AuditedSample] = {}
-        self._rows, self._normalisation = set(rows), normalisation
-        self._order = torch.tensor(sorted(rows), dtype=torch.int64)
-        self._inputs: Copies = {}
-        self._targets: Copies = {}
-        self._on_device: list[tuple[Copies, Tensor, Tensor]] = []
+        self._normalisation = normalisation
+        self._inputs, self._targets = PassingCopies(), PassingCopies()
+        self._inputs.follow(rows)
+        self._targets.follow(rows)
 
     def see(self, indices: Sequence[int] | Tensor, inputs: Tensor | None) -> None:
         """Copy the inputs of these samples before a step, which may work in place.
@@ -61,7 +58,7 @@ class AuditWatch:
             inputs: Shape ``(N, C, *spatial)``, or tokens ``(N, T)``; None or another N: nothing is copied.
         """
         if inputs is not None and len(inputs) == len(indices):
-            self._copy(indices, inputs.detach(), self._inputs, lambda row: small_copies(row, _LONGEST_SIDE))
+            self._inputs.offer(indices, inputs, lambda rows: small_copies(rows, _LONGEST_SIDE))
 
     def note(self, indices: Sequence[int] | Tensor, units: UnitPresentation | None) -> None:
         """Copy the targets of these samples after a step.
@@ -72,51 +69,18 @@ class AuditWatch:
         """
         if units is not None and units.unit_targets is not None and len(units.unit_targets) == len(indices):
             name = units.kind.name
-            self._copy(indices, units.unit_targets.detach(), self._targets, lambda row: bounded(row, name))
+            self._targets.offer(indices, units.unit_targets, lambda rows: bounded(rows, name))
 
     def take(self) -> None:
         """Move to the host the copies of samples of which both inputs and targets have passed, or the targets alone."""
-        for place, is_match, copies in self._on_device:
-            hits = is_match.cpu().nonzero().squeeze(1).tolist()
-            place.update({int(self._order[hit]): copies[hit : hit + 1] for hit in hits})
-        pictures: dict[int, Tensor] = {row: copy for row, copy in self._inputs.items() if row in self._targets}
-        shapes: dict[torch.Size, list[int]] = {}
-        for row, copy in pictures.items():
-            shapes.setdefault(copy.shape, []).append(row)
+        targets = self._targets.take()
+        copies = {row: copy for row, copy in self._inputs.take().items() if row in targets}
         inputs: dict[int, Array] = {}
-        for rows in shapes.values():
-            stack = torch.cat([pictures[row] for row in rows])  # one copy to the host
-            is_picture = stack.ndim > _TOKENS
-            inputs |= dict(
-                zip(rows, shown_inputs(stack, self._normalisation) if is_picture else _array(stack), strict=True)
-            )
-        self.samples |= {
-            row: AuditedSample(_array(targets[0]), inputs.get(row)) for row, targets in self._targets.items()
-        }
-        self._inputs, self._targets, self._on_device = {}, {}, []
-
-    def _copy(
-        self, indices: Sequence[int] | Tensor, values: Tensor, place: Copies, copy: Callable[[Tensor], Tensor]
-    ) -> None:
-        if isinstance(indices, Tensor) and indices.device.type != "cpu":
-            self._gather(indices, values, place, copy)
-            return
-        for position, row in enumerate(indices.tolist() if isinstance(indices, Tensor) else indices):
-            if row in self._rows:
-                # Not by an index held on the host, which would wait for the device.
-                place[row] = copy(values.narrow(0, position, 1))
-
-    def _gather(self, indices: Tensor, values: Tensor, place: Copies, copy: Callable[[Tensor], Tensor]) -> None:
-        """Do the same as ``_copy`` for indices on the device: look up each sample, whether the batch has it or not."""
-        matches = self._order.to(indices.device, non_blocking=True).unsqueeze(1) == indices.unsqueeze(0)
-        is_match = matches.any(dim=1)
-        copies = copy(values.index_select(0, matches.byte().argmax(dim=1)))
-        for entry, (last_place, last_match, last_copies) in enumerate(self._on_device):
-            if last_place is place and last_copies.shape == copies.shape:
-                merged_copies = torch.where(is_match.view(-1, *[1] * (copies.ndim - 1)), copies, last_copies)
-                self._on_device[entry] = place, is_match | last_match, merged_copies
-                return
-        self._on_device.append((place, is_match, copies))
+        for rows in by_shape(copies):
+            stack = torch.cat([copies[row] for row in rows])
+            values = shown_inputs(stack, self._normalisation) if stack.ndim > _TOKENS else _array(stack)
+            inputs |= dict(zip(rows, values, strict=True))
+        self.samples |= {row: AuditedSample(_array(copy[0]), inputs.get(row)) for row, copy in targets.items()}
 
 
 def _array(values: Tensor) -> Array:

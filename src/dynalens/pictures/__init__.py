@@ -23,6 +23,7 @@ from dynalens.pictures.sheets import ExplanationRow, curve_chart, explanation_sh
 from dynalens.pictures.words import Decode, Sentences, excerpt, numbers_text
 
 if TYPE_CHECKING:
+    from dynalens.pictures.copies import PassingCopies, by_shape
     from dynalens.pictures.inputs import Normalisation, find_normalisation, shown_inputs, to_rgb
     from dynalens.pictures.layers import filters_grid, labelled_grid, maps_grid
     from dynalens.pictures.thumbnails import Thumbnails
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__ = deferred(
         __name__,
+        copies="PassingCopies by_shape",
         inputs="Normalisation find_normalisation shown_inputs to_rgb",
         layers="filters_grid labelled_grid maps_grid",
         thumbnails="Thumbnails",
@@ -43,6 +45,7 @@ __all__ = [
     "ExplanationRow",
     "FilmStrip",
     "Normalisation",
+    "PassingCopies",
     "PicturePace",
     "Relative",
     "Sentences",
@@ -52,6 +55,7 @@ __all__ = [
     "Thumbnails",
     "accuracy_curve",
     "beside_areas",
+    "by_shape",
     "class_name",
     "class_pairs",
     "curve_chart",

@@ -164,25 +164,24 @@ class Axes:
         self.image.paste(Image.fromarray(np.repeat(strip, 12, axis=1)), (left, top))
         write(self._draw, (WIDTH - 3, top - 3), high, _TICK, anchor="rd")
         write(self._draw, (left + 6, top + height + 3), low, _TICK, anchor="ma")
-        sideways = Image.new("RGB", (height, 16), PAPER)
-        write(ImageDraw.Draw(sideways), (height / 2, 8), label, _TEXT, anchor="mm", width=height)
-        self.image.paste(sideways.rotate(90, expand=True), (left + 15, top))
+        self._write_upwards(label, height, (left + 15, top))
 
     def name(self, x: float, y: float, text: str, anchor: str) -> None:
         """Write the name of a region at a position from (0, 0), the lower left corner of the plot, to (1, 1)."""
-        position = self.left + x * (self.right - self.left), self.bottom - y * PLOT[1]
-        write(self._draw, position, text, _TICK, fill=FAINT, anchor=anchor, halo=2)
+        write(self._draw, self._position(x, y), text, _TICK, fill=FAINT, anchor=anchor, halo=2)
 
     def count(self, x: float, y: float, text: str, background: Array) -> None:
         """Write a number over a cell of this colour, dark on light or light on dark, at a position as for ``name``."""
-        position = self.left + x * (self.right - self.left), self.bottom - y * PLOT[1]
         fill = INK if background.mean() > _MIDDLE_GREY else PAPER
-        write(self._draw, position, text, _TICK, fill=fill, anchor="mm")
+        write(self._draw, self._position(x, y), text, _TICK, fill=fill, anchor="mm")
 
     def note(self, text: str) -> None:
         """Write into the middle of the plotting area."""
-        middle = ((self.left + self.right) / 2, (self.top + self.bottom) / 2)
-        write(self._draw, middle, text, _TEXT, fill=FAINT, anchor="mm", width=self.right - self.left - 20)
+        width = self.right - self.left - 20
+        write(self._draw, self._position(0.5, 0.5), text, _TEXT, fill=FAINT, anchor="mm", width=width)
+
+    def _position(self, x: float, y: float) -> tuple[float, float]:
+        return self.left + x * (self.right - self.left), self.bottom - y * PLOT[1]
 
     def _columns(self, values: Array) -> Array:
         return self.left + self.x.place(values) * (self.right - self.left)
@@ -203,7 +202,10 @@ class Axes:
             self._draw.line((self.left - 3, pixel, self.right, pixel), fill=GRID)
             write(self._draw, (self.left - 5, pixel), text, _TICK, anchor="rm")
         write(self._draw, ((self.left + self.right) / 2, self.bottom + 19), self.x.label, _TEXT, anchor="ma")
-        sideways = Image.new("RGB", (PLOT[1], 16), PAPER)
-        write(ImageDraw.Draw(sideways), (PLOT[1] / 2, 8), self.y.label, _TEXT, anchor="mm", width=PLOT[1])
-        self.image.paste(sideways.rotate(90, expand=True), (2, self.top))
+        self._write_upwards(self.y.label, PLOT[1], (2, self.top))
         self._frame()
+
+    def _write_upwards(self, text: str, length: int, position: tuple[int, int]) -> None:
+        line = Image.new("RGB", (length, 16), PAPER)
+        write(ImageDraw.Draw(line), (length / 2, 8), text, _TEXT, anchor="mm", width=length)
+        self.image.paste(line.rotate(90, expand=True), position)

@@ -9,7 +9,7 @@ from PIL import Image
 from dynalens.dynamics import Array
 from dynalens.pictures.card import FRAME, GAP, LINE, TEXT, WIDTH, Card
 from dynalens.pictures.drawing import FAINT, RIGHT, WRONG, write
-from dynalens.pictures.overlays import Shown, input_cell, map_cell, words_cell, words_height
+from dynalens.pictures.overlays import Shown, input_cell, map_cell, words_height
 
 _CELL = 96
 _LARGEST_CELL = 48
@@ -76,7 +76,7 @@ class FilmStrip:
         size = (_WORDS, self._height_of_words) if heights else (_CELL, _CELL)
         self._inputs = [input_cell(sample, size) for sample in samples]
         self._frames[epoch] = [
-            Frame(_map_picture(sample, relevance, size, is_signed=is_signed), is_correct)
+            Frame(map_cell(sample, relevance, size, is_signed=is_signed, type_size=TEXT), is_correct)
             for sample, relevance, is_correct in zip(samples, maps, is_right, strict=True)
         ]
         self._all_epochs.append(epoch)
@@ -100,7 +100,8 @@ class FilmStrip:
         if self._count < 2:
             return []
         pairs = zip(self._samples, self._total, strict=True)
-        return [Frame(_map_picture(sample, total, size, is_signed=self._is_signed), None) for sample, total in pairs]
+        options = {"is_signed": self._is_signed, "type_size": TEXT}
+        return [Frame(map_cell(sample, total, size, **options), None) for sample, total in pairs]
 
     def image(self, title: str, names: Sequence[str]) -> Image.Image:
         """Return the strip: a row for each sample with its input at the left, a column for each epoch.
@@ -157,9 +158,3 @@ class FilmStrip:
 
     def _epochs_to_keep(self) -> set[int]:
         return {*self._all_epochs[:: self._stride], self._all_epochs[-1]}
-
-
-def _map_picture(picture: Shown, relevance: Array, size: tuple[int, int], *, is_signed: bool) -> Image.Image:
-    if isinstance(picture, tuple):
-        return words_cell(picture, relevance, size, is_signed=is_signed, type_size=TEXT)
-    return map_cell(picture, relevance, size, is_signed=is_signed)

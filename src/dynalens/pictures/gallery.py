@@ -1,5 +1,6 @@
 """The gallery of suspects: their given and suggested labels, and p(label) over the epochs."""
 
+import html
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _SCALE = 2
 _SMALL, _EDGE = 22, 3  # side of a similar sample, and of its bar: three fit into a card
 _ROW = _SMALL + _EDGE
 _WORDS = ("given", "suggested", "p(given)")
+_MARKDOWN = str.maketrans({letter: f"&#{ord(letter)};" for letter in "|`*_["})
 
 
 @dataclass(frozen=True)
@@ -209,14 +211,4 @@ def _arrow(draw: ImageDraw.ImageDraw, position: tuple[int, int]) -> None:
 
 def _plain(text: str) -> str:
     """Escape letters that Markdown or HTML would read as markup."""
-    marks = {
-        "&": "&amp;",
-        "<": "&lt;",
-        ">": "&gt;",
-        "|": "&#124;",
-        "`": "&#96;",
-        "*": "&#42;",
-        "_": "&#95;",
-        "[": "&#91;",
-    }
-    return "".join(marks.get(letter, letter) for letter in " ".join(text.split()))
+    return html.escape(" ".join(text.split()), quote=False).translate(_MARKDOWN)

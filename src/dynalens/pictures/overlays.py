@@ -59,10 +59,12 @@ def input_cell(sample: Shown, size: tuple[int, int]) -> Image.Image:
     return signal_cell(sample, None, size, is_signed=False) if sample.ndim == 2 else fit_picture(sample, size)
 
 
-def map_cell(sample: Shown, relevance: Array, size: tuple[int, int], *, is_signed: bool) -> Image.Image:
+def map_cell(
+    sample: Shown, relevance: Array, size: tuple[int, int], *, is_signed: bool, type_size: int = 16
+) -> Image.Image:
     """Return an input with its relevance, ``(H, W)``, ``(L,)`` or one value for each word, in a cell."""
     if isinstance(sample, tuple):
-        return words_cell(sample, relevance, size, is_signed=is_signed)
+        return words_cell(sample, relevance, size, is_signed=is_signed, type_size=type_size)
     if sample.ndim == 1:  # columns of a table
         colours = (FOR, AGAINST) if is_signed else (RELEVANT, RELEVANT)
         return bars_cell(_strength(relevance, is_signed=is_signed), size, colours=colours)

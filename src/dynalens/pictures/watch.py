@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalens.dynamics import Array
+from dynalens.pictures.copies import PassingCopies, by_shape
 from dynalens.pictures.drawing import BLUE, ORANGE
 from dynalens.pictures.inputs import Normalisation, shown_inputs
 from dynalens.pictures.masks import tinted_picture
@@ -54,10 +55,7 @@ class SuspectWatch:
         self.texts: dict[int, str] = {}
         self._traces: dict[int, dict[int, float]] = {}
         self._epochs: list[int] = []
-        self._followed_rows: Tensor | None = None
-        self._fresh: dict[int, Tensor] = {}
-        self._marks: dict[int, Tensor] = {}
-        self._device_copies: tuple[Tensor, Tensor] | None = None
+        self._inputs, self._marks = PassingCopies(), PassingCopies()
 
     def follow(self, samples: Sequence[int], device: torch.device | None = None) -> None:
         """Follow these samples from now on, and drop the others.
@@ -70,7 +68,8 @@ class SuspectWatch:
         self.pictures = {sample: self.pictures[sample] for sample in samples if sample in self.pictures}
         self.sentences = {sample: self.sentences[sample] for sample in samples if sample in self.sentences}
         self.texts = {sample: self.texts[sample] for sample in samples if sample in self.texts}
-        self._followed_rows = torch.tensor(list(samples), dtype=torch.int64, device=device)
+        self._inputs.follow(samples, device)
+        self._marks.follow(samples, device)
 
     @property
     def follows(self) -> bool:
@@ -88,43 +87,26 @@ class SuspectWatch:
         if inputs is None or not self._traces or len(inputs) != len(indices):
             return
         self._has_columns = self._columns is not None and inputs.shape[1:] == (len(self._columns),)
-        if isinstance(indices, Tensor) and indices.device.type != "cpu":
-            self._gather(indices, inputs.detach())
-            return
-        for row, sample in enumerate(indices.tolist() if isinstance(indices, Tensor) else indices):
-            if sample in self._traces:
-                # Not by an index held on the host, which would wait for the device.
-                self._fresh[sample] = small_copies(inputs.detach().narrow(0, row, 1))
+        self._inputs.offer(indices, inputs, small_copies)
 
     def mark(self, indices: Sequence[int] | Tensor, marks: Tensor) -> None:
         """Keep which pixels of suspects' masks a step contradicts, for the pictures. Does not wait for the device.
 
         Args:
-            indices: Dataset index of each row, on the host. Indices on a device are left out.
-            marks: Shape ``(N, H, W)``: 1 for pixels of a given object that are not predicted, 2 for predicted ones of
-                an object that was not given, else 0.
+            indices: Dataset index of each row.
+            marks: Shape ``(N, H, W)``, others are left out: 1 for pixels of a given object that are not predicted, 2
+                for predicted ones of an object that was not given, else 0.
         """
-        if marks.ndim != 3 or (isinstance(indices, Tensor) and indices.device.type != "cpu"):
-            return
-        for row, sample in enumerate(indices.tolist() if isinstance(indices, Tensor) else indices):
-            if sample in self._traces:
-                self._marks[sample] = small_copies(marks.narrow(0, row, 1).unsqueeze(1), pool=F.adaptive_max_pool2d)
+        if marks.ndim == 3:
+            self._marks.offer(indices, marks.unsqueeze(1), lambda m: small_copies(m, pool=F.adaptive_max_pool2d))
 
     def take(self) -> None:
         """Move the copies to the host."""
-        if self._device_copies is not None and self._followed_rows is not None:
-            is_match, copies = (part.cpu() for part in self._device_copies)
-            for sample, is_hit, copy in zip(self._followed_rows.tolist(), is_match.tolist(), copies, strict=True):
-                if is_hit:
-                    self._fresh[sample] = copy.unsqueeze(0)
-        shapes: dict[torch.Size, list[int]] = {}
-        for sample, copy in self._fresh.items():
-            shapes.setdefault(copy.shape, []).append(sample)
-        for samples in shapes.values():
-            self._keep(samples, torch.cat([self._fresh[sample] for sample in samples]))
-        for sample in self._marks.keys() & self._fresh.keys() & self.pictures.keys():
-            self.pictures[sample] = picture_with_marks(self.pictures[sample], self._marks[sample].cpu())
-        self._fresh, self._marks, self._device_copies = {}, {}, None
+        inputs, marks = self._inputs.take(), self._marks.take()
+        for samples in by_shape(inputs):
+            self._keep(samples, torch.cat([inputs[sample] for sample in samples]))
+        for sample in marks.keys() & inputs.keys() & self.pictures.keys():
+            self.pictures[sample] = picture_with_marks(self.pictures[sample], marks[sample].cpu())
 
     def _keep(self, samples: list[int], inputs: Tensor) -> None:
         """Keep inputs of one shape. All of them go to the host in one copy."""
@@ -153,19 +135,6 @@ class SuspectWatch:
         """Return p(label) in each epoch so far. It is NaN in epochs in which the sample was not followed."""
         p_labels = self._traces.get(sample, {})
         return np.array([p_labels.get(epoch, np.nan) for epoch in self._epochs])
-
-    def _gather(self, indices: Tensor, inputs: Tensor) -> None:
-        """Do the same as ``see`` for indices on the device: look up each sample, whether the batch has it or not."""
-        assert self._followed_rows is not None
-        samples = self._followed_rows.to(indices.device, non_blocking=True)
-        matches = samples.unsqueeze(1) == indices.unsqueeze(0)
-        is_match = matches.any(dim=1)
-        copies = small_copies(inputs.index_select(0, matches.byte().argmax(dim=1)))
-        if self._device_copies is not None and self._device_copies[1].shape == copies.shape:
-            earlier_hit, earlier_copies = self._device_copies
-            copies = torch.where(is_match.view(-1, *[1] * (copies.ndim - 1)), copies, earlier_copies)
-            is_match = is_match | earlier_hit
-        self._device_copies = is_match, copies
 
 
 def picture_with_marks(picture: Array, marks: Tensor) -> Array:

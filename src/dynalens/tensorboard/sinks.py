@@ -1,7 +1,7 @@
 """Where pictures, texts and distributions are written: to an event file, to plain files, or to a logger."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -116,74 +116,45 @@ class FileSink:
             temporary.write_bytes(data)
 
 
-class LoggerSink:
-    """Hands pictures to a logger that has a method ``log_image(key, images, step)``, as Lightning's logger for W&B has.
+class WithLoggers:
+    """Writes to a sink, and hands pictures to loggers that take them, as Lightning's logger for W&B does.
+
+    Loggers agree on pictures only, and the tables are on disk. A logger that fails is left out from then on, with a
+    warning.
 
     Args:
-        logger: The logger.
+        sink: Where all is written.
+        loggers: Objects with a method ``log_image(key, images, step)``, in the order of writing.
     """
 
-    def __init__(self, logger: Any) -> None:
-        self._logger = logger
-        self.name = type(logger).__name__
-
-    def image(self, tag: str, image: Image.Image, step: int) -> None:
-        """Log a picture."""
-        self._logger.log_image(key=tag, images=[image], step=step)
-
-    chart = image
-
-    def text(self, tag: str, markdown: str, step: int) -> None:
-        """Log nothing: loggers agree on pictures only, and the tables are on disk."""
-
-    def histogram(self, tag: str, values: Array, step: int) -> None:
-        """Log nothing, as for texts."""
-
-
-class Sinks:
-    """Writes to several sinks. A logger that fails is left out from then on, with a warning.
-
-    Args:
-        own_sink: The sink that pictures always go to.
-        logger_sinks: Sinks of loggers, in the order of writing.
-    """
-
-    def __init__(self, own_sink: Sink, logger_sinks: Sequence[LoggerSink]) -> None:
-        self._own_sink, self._logger_sinks = own_sink, list(logger_sinks)
+    def __init__(self, sink: Sink, loggers: Sequence[Any]) -> None:
+        self._sink, self._loggers = sink, list(loggers)
+        self.text, self.histogram = sink.text, sink.histogram
 
     def image(self, tag: str, image: Image.Image, step: int) -> None:
         """Write a picture."""
-        self._own_sink.image(tag, image, step)
-        self._write_to_loggers(lambda sink: sink.image(tag, image, step))
+        self._sink.image(tag, image, step)
+        self._log(tag, image, step)
 
     def chart(self, tag: str, image: Image.Image, step: int) -> None:
         """Write a chart."""
-        self._own_sink.chart(tag, image, step)
-        self._write_to_loggers(lambda sink: sink.chart(tag, image, step))
+        self._sink.chart(tag, image, step)
+        self._log(tag, image, step)
 
-    def text(self, tag: str, markdown: str, step: int) -> None:
-        """Write a text."""
-        self._own_sink.text(tag, markdown, step)
-        self._write_to_loggers(lambda sink: sink.text(tag, markdown, step))
-
-    def histogram(self, tag: str, values: Array, step: int) -> None:
-        """Write a distribution."""
-        self._own_sink.histogram(tag, values, step)
-        self._write_to_loggers(lambda sink: sink.histogram(tag, values, step))
-
-    def _write_to_loggers(self, write: Callable[[Sink], None]) -> None:
-        for sink in list(self._logger_sinks):
+    def _log(self, tag: str, image: Image.Image, step: int) -> None:
+        for logger in list(self._loggers):
             try:
-                write(sink)
+                logger.log_image(key=tag, images=[image], step=step)
             except Exception as error:  # noqa: BLE001, PERF203  # of the logger: it is said, and the others go on
-                self._logger_sinks.remove(sink)
-                warn(f"Pictures for {sink.name} are switched off, training goes on: {error_in_words(error)}")
+                self._loggers.remove(logger)
+                words = error_in_words(error)
+                warn(f"Pictures for {type(logger).__name__} are switched off, training goes on: {words}")
 
 
 def make_sink(writer: Any, picture_loggers: Sequence[Any], folder: Path) -> Sink:
     """Return the sink for pictures: the event file, or files without one, and each logger that takes pictures."""
     sink: Sink = FileSink(folder) if writer is None else EventSink(writer)
-    return Sinks(sink, [LoggerSink(logger) for logger in picture_loggers]) if picture_loggers else sink
+    return WithLoggers(sink, picture_loggers) if picture_loggers else sink
 
 
 def write_embedding(
