@@ -277,6 +277,25 @@ def test_a_model_without_attention_cannot_be_rolled_out() -> None:
         attention_rollout(cnn(), images())
 
 
+class SeriesTransformer(nn.Module):
+    """A transformer whose tokens are the steps of a series."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, series: Tensor) -> Tensor:
+        """Return the logits of series (N, 4, T)."""
+        steps = series.transpose(1, 2)
+        logits: Tensor = self.head(self.attention(steps, steps, steps)[0].mean(dim=1))
+        return logits
+
+
+def test_a_transformer_of_series_cannot_be_rolled_out() -> None:
+    with pytest.raises(ValueError, match=r"tokens stand for patches of the image, got 6 tokens for images of \(6,\)"):
+        attention_rollout(SeriesTransformer(), torch.randn(2, 4, 6))
+
+
 def test_a_layer_without_positions_is_refused_with_the_candidates() -> None:
     with pytest.raises(ValueError, match=r"got 'head' with \(1, 3\).*have one: conv \(1, 4, 6, 6\), norm"):
         grad_cam(cnn(), images(), Y, target_layer="head")

@@ -266,8 +266,8 @@ def _takes(model: nn.Module, x: Tensor) -> bool:
         inspect.signature(model.forward).bind(x)
     except TypeError:
         return False
-    except ValueError:  # it has no signature, so only a call can tell
-        return True
+    except ValueError:
+        pass  # it has no signature, so only a call can tell
     return True
 
 

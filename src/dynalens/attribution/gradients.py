@@ -152,32 +152,18 @@ def smooth_grad(
     with score(
         model, images, targets, forward=forward, at=at, chunk_size=chunk_size, autocast=autocast
     ) as target_score:
-        draw = _Draws(seed, target_score.points)
-        values = target_score.points.flatten(1)
-        value_range = (values.amax(dim=1) - values.amin(dim=1)).view(-1, *[1] * (target_score.points.ndim - 1))
+        points, generator = target_score.points, torch.Generator()
+        values = points.flatten(1)
+        value_range = (values.amax(dim=1) - values.amin(dim=1)).view(-1, *[1] * (points.ndim - 1))
 
         def noisy(k: int, rows: Tensor) -> Tensor:
-            return target_score.points[rows] + noise * value_range[rows] * draw(k)
+            if k == 0:
+                generator.manual_seed(seed)  # all samples get the same noise, whatever the batch
+            draw = torch.randn(points.shape[1:], generator=generator).to(points)
+            return points[rows] + noise * value_range[rows] * draw
 
-        return check_finite(
-            "smooth_grad", target_score.mean_gradient(samples, noisy, torch.full((samples,), 1 / samples))
-        )
-
-
-class _Draws:
-    """Returns the k-th of some standard normal tensors of the shape of one sample.
-
-    They are drawn in the order k = 0, 1, ... The same tensors are drawn again if k starts from 0 again.
-    """
-
-    def __init__(self, seed: int, template: Tensor) -> None:
-        self.seed, self.template = seed, template
-        self.generator = torch.Generator()
-
-    def __call__(self, k: int) -> Tensor:
-        if k == 0:
-            self.generator.manual_seed(self.seed)
-        return torch.randn(self.template.shape[1:], generator=self.generator).to(self.template)
+        mean = target_score.mean_gradient(samples, noisy, torch.full((samples,), 1 / samples))
+        return check_finite("smooth_grad", mean)
 
 
 def integrated_gradients(

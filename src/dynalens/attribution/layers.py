@@ -150,7 +150,7 @@ def token_layout(
         look = _look(model, images, forward)
         last_weights = [weights for weights in attention if weights.shape[-2:] == (number, number)][-1]
         (mask,) = _nan_gradients(look.logits, [last_weights])
-    arrange = _tokens(number, images.shape, look.patches)
+    arrange = _tokens(number, images.shape, look.patches) if images.ndim == 4 else None
     if arrange is None or mask is None:
         raise ValueError(
             f"Expected a transformer whose tokens stand for patches of the image, got {number} tokens for images of "
@@ -270,10 +270,8 @@ def _tokens(number: int, image: torch.Size, patches: list[tuple[int, ...]]) -> A
 
 def _nan_gradients(logits: Tensor, outputs: list[Tensor]) -> list[Tensor | None]:
     """Return the gradient at each output when NaN is sent back: it is NaN where the logits depend on the output."""
-    if not logits.requires_grad or not outputs:
-        return [None] * len(outputs)
     differentiable = [output for output in outputs if output.requires_grad]
-    if not differentiable:
+    if not logits.requires_grad or not differentiable:
         return [None] * len(outputs)
     with torch.autograd.set_detect_anomaly(False):  # it would stop at NaN
         gradients = iter(

@@ -9,7 +9,7 @@ from torch import Tensor
 from dynalens.callbacks.paced import PacedMonitor
 from dynalens.concepts import ConceptSet
 from dynalens.host import log_scalars, tag_prefix
-from dynalens.logs import ConceptLog, ConceptSettings, sink_of
+from dynalens.logs import ConceptLog, ConceptSettings, read_images, sink_of
 from dynalens.tensorboard import Sink
 
 
@@ -81,7 +81,8 @@ class ConceptMonitor(PacedMonitor):
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         super().__init__(every_n_epochs, max_overhead, x_axis, name=name, on_error=on_error)
-        settings = ConceptSettings(layer, samples, concepts or {}, random, transform, runs, masks or {}, top)
+        images = read_images(samples, concepts or {}, random, masks or {}, transform)
+        settings = ConceptSettings(layer=layer, runs=runs, top=top, **images)
         self.forward = forward
         self._concepts = ConceptLog(settings)
 

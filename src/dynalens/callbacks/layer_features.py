@@ -36,15 +36,10 @@ class LayerFeatures:
 
     def __init__(self, name: str | None) -> None:
         self.name = name
-        self._rows: FeatureRows | None = None
+        self.rows: FeatureRows | None = None
         self._step = ExitStack()
         self._calls: LayerCalls | None = None
         self._losses: list[Any] = []
-
-    @property
-    def rows(self) -> FeatureRows | None:
-        """The features, or None before there are any."""
-        return self._rows
 
     def check(self, model: Any) -> None:
         """Raise a ValueError if the model has no such layer."""
@@ -122,32 +117,32 @@ class LayerFeatures:
                 f"Expected `features` to name a layer that gives a row for each of {len(rows)} samples, got "
                 f"{len(values)} rows of {self.name}. Name a layer whose output has one row for each sample."
             )
-        self._rows = self._rows or FeatureRows()
-        self._rows.update(rows, values.view(-1, len(rows), values.shape[1]).mean(dim=0), num_samples)
+        self.rows = self.rows or FeatureRows()
+        self.rows.update(rows, values.view(-1, len(rows), values.shape[1]).mean(dim=0), num_samples)
 
     def end_epoch(self, processes: Processes) -> None:
         """Share the features of the epoch between processes. All of them have to call it."""
         if self.name is None:
             return
-        self._rows = self._rows or FeatureRows()
+        self.rows = self.rows or FeatureRows()
         if processes.number > 1:
-            self._rows.merge(processes.gather)
+            self.rows.merge(processes.gather)
         else:
-            self._rows.end_epoch()
+            self.rows.end_epoch()
 
     def scores(self, labels: Array) -> Array | None:
         """Return the fraction of each sample's nearest neighbours with another label, or None without features."""
-        if self.name is None or self._rows is None or not self._rows.values.shape[1]:
+        if self.name is None or self.rows is None or not self.rows.values.shape[1]:
             return None
-        return neighbour_scores(self._rows.values[: len(labels)], labels)
+        return neighbour_scores(self.rows.values[: len(labels)], labels)
 
     def state(self) -> dict[str, Any] | None:
         """Return the features as tensors on the host."""
-        return None if self._rows is None else self._rows.state_dict()
+        return None if self.rows is None else self.rows.state_dict()
 
     def load_state(self, state: dict[str, Any] | None) -> None:
         """Continue with the features of a checkpoint."""
-        self._rows = None
+        self.rows = None
         if state is not None and self.name is not None:
-            self._rows = FeatureRows()
-            self._rows.load_state_dict(state)
+            self.rows = FeatureRows()
+            self.rows.load_state_dict(state)

@@ -76,8 +76,6 @@ class SampleCollector:
         return [i for i, _, _ in alike], images, labels
 
     def _offer_tensor(self, ids: Tensor, images: Tensor, labels: Tensor) -> None:
-        if not self.wanted_ids:
-            return
         if self._slots is None:
             n, device = len(self.wanted_ids), images.device
             self._slots = (

@@ -1,5 +1,6 @@
 """Write and read the maps that an AttributionMonitor keeps on disk."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from dynalens.record import damage_errors, read_arrays
 
 _MAPS, _SCALES = ".maps", ".scales"
 _FOLDER = "explanations"
-_CLASSES = ("labels", "targets")
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,6 @@ def packed_maps(method: str, maps: Tensor) -> dict[str, Array]:
 def load_explanations(folder: str | Path) -> list[ExplainedEpoch]:
     """Return what an AttributionMonitor kept of the samples that it explained, in the order of the epochs.
 
-    Epochs of a version that kept no maps are left out.
-
     Args:
         folder: The run's folder (``lightning_logs/version_0``), the ``dynalens`` folder in it, or with
             ``AttributionMonitor(name=...)`` the folder of that name below.
@@ -94,8 +92,7 @@ def load_explanations(folder: str | Path) -> list[ExplainedEpoch]:
     """
     path = _explanations_folder(Path(folder))
     files_by_number = [(file.stem.removeprefix("epoch_"), file) for file in sorted(path.glob("epoch_*.npz"))]
-    epochs = [_read_epoch(int(number), file) for number, file in files_by_number if number.isdecimal()]
-    return [epoch for epoch in epochs if epoch.maps]
+    return [_read_epoch(int(number), file) for number, file in files_by_number if number.isdecimal()]
 
 
 def _explanations_folder(folder: Path) -> Path:
@@ -113,8 +110,6 @@ def _read_epoch(epoch: int, file: Path) -> ExplainedEpoch:
     arrays = read_arrays(file)
     with damage_errors(file):
         methods = [name.removesuffix(_MAPS) for name in arrays if name.endswith(_MAPS)]
-        if not methods:  # written by a version that kept no maps
-            return ExplainedEpoch(epoch, [], arrays["labels"], arrays["targets"], {}, {})
         maps = {method: _unpacked_maps(arrays[method + _MAPS], arrays[method + _SCALES]) for method in methods}
         values = {
             "/".join(name.removesuffix(".values").rsplit(".", 1)): values
@@ -122,19 +117,17 @@ def _read_epoch(epoch: int, file: Path) -> ExplainedEpoch:
             if name.endswith(".values") and not name.startswith("suspects_")
         }
         ids = ids_of_arrays(arrays["ids"], int(arrays.get("ids_of", 0)))
-        for name, values_of_name in {
-            "labels": arrays["labels"],
-            "targets": arrays["targets"],
-            **maps,
-            **values,
-        }.items():
-            if values_of_name.shape[:1] != (len(ids),) or (
-                name in _CLASSES and (values_of_name.ndim > 1 or values_of_name.dtype.kind not in "iu")
-            ):
-                raise ValueError(
-                    f"{name} of {values_of_name.dtype} and shape {values_of_name.shape} for {len(ids)} samples"
-                )
-        return ExplainedEpoch(epoch, ids, arrays["labels"], arrays["targets"], maps, values)
+        classes = {name: arrays[name] for name in ("labels", "targets")}
+        _check(len(ids), classes, maps | values)
+        return ExplainedEpoch(epoch, ids, **classes, maps=maps, values=values)
+
+
+def _check(samples: int, classes: Mapping[str, Array], others: Mapping[str, Array]) -> None:
+    """Raise a ValueError unless each array has an entry for each sample, and classes are whole numbers."""
+    for name, values in {**classes, **others}.items():
+        is_integer = values.ndim == 1 and values.dtype.kind in "iu"
+        if values.shape[:1] != (samples,) or (name in classes and not is_integer):
+            raise ValueError(f"{name} of {values.dtype} and shape {values.shape} for {samples} samples")
 
 
 def _unpacked_maps(shares: Array, scales: Array) -> Array:

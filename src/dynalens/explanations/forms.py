@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.attribution import find_forward
+from dynalens.attribution.passes import model_input
 from dynalens.capture import Network
-from dynalens.observation import checked_logits, floating_dtype, is_tokens, undisturbed
+from dynalens.observation import checked_logits, is_tokens, undisturbed
 
 Forward = Callable[[Tensor], Tensor]
 _SAME = 1e-3
@@ -142,7 +143,7 @@ def check_crops(model: nn.Module, forward: Forward, crops: Tensor) -> None:
         forward: Function that computes the logits of samples with several crops.
         crops: Samples with one crop each, ``(N, 1, C, H, W)``.
     """
-    crop = crops[:1].to(floating_dtype(model, crops)) if crops.is_floating_point() else crops[:1]
+    crop = model_input(model, crops[:1])
     with undisturbed(model), torch.no_grad():
         logits, repeated_logits = (checked_logits(forward(crop.repeat(1, times, 1, 1, 1))).float() for times in (1, 2))
     is_same = logits.shape == repeated_logits.shape and torch.allclose(logits, repeated_logits, rtol=_SAME, atol=_SAME)
@@ -157,10 +158,8 @@ def check_crops(model: nn.Module, forward: Forward, crops: Tensor) -> None:
 
 def check_outputs(model: nn.Module, forward: Forward, images: Tensor, outputs: int) -> None:
     """Raise a ValueError if a regression's model returns another number of outputs than its training step compares."""
-    image = images[:1]
-    image = image.to(floating_dtype(model, image)) if image.is_floating_point() else image
     with undisturbed(model), torch.no_grad():
-        number = checked_logits(forward(image)).numel()
+        number = checked_logits(forward(model_input(model, images[:1]))).numel()
     if number != outputs:
         raise ValueError(
             "Expected the module to return as many numbers for a sample as `training_step` compares with its targets, "

@@ -377,9 +377,7 @@ def _of_classes(samples: Passed | None) -> Passed | None:
     if samples is None:
         return None
     ids, images, labels = samples
-    rows = (
-        (labels >= 0).flatten(1).any(dim=1).nonzero().squeeze(1) if labels.ndim > 1 else (labels >= 0).nonzero()[:, 0]
-    )
+    rows = (labels.unsqueeze(1) >= 0).flatten(1).any(dim=1).nonzero().squeeze(1)
     if len(rows) == len(labels):
         return samples
     row_ids = None if ids is None else [ids[row] for row in rows.tolist()]

@@ -1,8 +1,7 @@
 """TracIn over the checkpoints of a run, computed by Captum, for the last layer or for any layers."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,7 +213,7 @@ def _sum_over_checkpoints(
     settings: _Settings,
     x: Any,
 ) -> Array:
-    """Return the sum of influences over the checkpoints.
+    """Return the sum of influences over the checkpoints. Afterwards the model is as it was.
 
     Args:
         influences: Callable(object of Captum, checkpoint) that returns the influences by one checkpoint.
@@ -224,11 +223,29 @@ def _sum_over_checkpoints(
         settings: The keywords.
         x: Inputs of the test samples. None: the training samples are compared with themselves.
     """
+    tracin_classes = _captum_classes()
+    check_positions(dataset)
+    files, loader = checkpoint_files(checkpoints), _loader(dataset, settings)
+    loss = checked_loss(settings.loss) if settings.loss else cross_entropy
+    last_layer: LastLayer | None = None
+    weights: list[nn.Parameter] | None = None
     rate_sum, values = 0.0, np.zeros((), np.float32)
-    with _trainings(checkpoints, model, dataset, settings, x) as trainings:
-        for tracin, checkpoint in trainings:
+    with undisturbed(model), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"captum\.")
+        for checkpoint in read_checkpoints(files, settings.learning_rate):
+            _load(model, checkpoint)
+            if last_layer is None:
+                last_layer = _last_layer(model, next(iter(loader))[0] if x is None else x, settings)
+                if settings.layers is not None:
+                    weights = trained_weights(last_layer, settings.layers, next(iter(loader))[0])
+            tracin = _tracin(tracin_classes, last_layer, weights, loader, checkpoint, loss)
             values = values + influences(tracin, checkpoint).float().cpu().numpy()
             rate_sum += checkpoint.learning_rate
+    _check_sum(values, rate_sum)
+    return values
+
+
+def _check_sum(values: Array, rate_sum: float) -> None:
     if rate_sum == 0:
         raise ValueError(
             "Expected `checkpoints` with a learning rate above 0, got 0 in all of them: every influence would be "
@@ -238,37 +255,6 @@ def _sum_over_checkpoints(
         raise ValueError(
             "Expected finite influences, got NaN or infinity. Look for such numbers in the checkpoints or the data."
         )
-    return values
-
-
-@contextmanager
-def _trainings(
-    checkpoints: Checkpoints, model: nn.Module, dataset: Any, settings: _Settings, x: Any
-) -> Iterator[Iterator[tuple[Any, Checkpoint]]]:
-    """Yield an iterator over the checkpoints. It loads each one into the model, and yields Captum's object for it.
-
-    Afterwards the model is as it was.
-    """
-    tracin_classes = _captum_classes()
-    check_positions(dataset)
-    files = checkpoint_files(checkpoints)
-    loader = _loader(dataset, settings)
-    loss = checked_loss(settings.loss) if settings.loss else cross_entropy
-
-    def trainings() -> Iterator[tuple[Any, Checkpoint]]:
-        last_layer: LastLayer | None = None
-        weights: list[nn.Parameter] | None = None
-        for checkpoint in read_checkpoints(files, settings.learning_rate):
-            _load(model, checkpoint)
-            if last_layer is None:
-                last_layer = _last_layer(model, next(iter(loader))[0] if x is None else x, settings)
-                if settings.layers is not None:
-                    weights = trained_weights(last_layer, settings.layers, next(iter(loader))[0])
-            yield _tracin(tracin_classes, last_layer, weights, loader, checkpoint, loss), checkpoint
-
-    with undisturbed(model), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"captum\.")
-        yield trainings()
 
 
 def _tracin(

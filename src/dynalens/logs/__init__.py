@@ -6,7 +6,7 @@ with `layer_pictures`, `concepts` which concepts it has, and `surrogates` what s
 `layer_settings` say what is asked for, `sinks` where pictures go.
 """
 
-from dynalens.logs.concepts import ConceptLog, ConceptSettings, dissection_sheet
+from dynalens.logs.concepts import ConceptLog, ConceptSettings, dissection_sheet, read_images
 from dynalens.logs.dynamics_log import DynamicsLog, GallerySource
 from dynalens.logs.layer_log import LayerLog
 from dynalens.logs.layer_pictures import LayerPictures
@@ -26,6 +26,7 @@ __all__ = [
     "LogSettings",
     "dissection_sheet",
     "normlime_sheet",
+    "read_images",
     "show_as_trained",
     "sink_of",
     "switched_off_on_error",

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,18 +44,17 @@ class ConceptSettings:
     """
 
     layer: str
-    samples: Samples
-    concepts: Mapping[str, ConceptSet]
-    random: ConceptSet | None
-    transform: Callable[[Any], Tensor] | None
+    images: Tensor
+    classes: Tensor
+    concepts: Mapping[str, Tensor]
+    random: Tensor | None
     runs: int
-    masks: Mapping[str, Masks]
+    masks: Mapping[str, Tensor]
     top: float
 
     def __post_init__(self) -> None:
-        """Read the folders now, so that a mistake is an error before training."""
-        self._read_samples()
-        images, classes = self.images
+        """Check what is asked for, and that it fits together."""
+        images, classes = self.images, self.classes
         if not self.concepts and not self.masks:
             raise ValueError(
                 "Expected `concepts` or `masks` to be passed, got neither. Pass sets of examples and `random`, or "
@@ -71,37 +70,40 @@ class ConceptSettings:
                 f"Expected `random` images and at least 2 `runs` for `concepts`, got {self.random!r} and {self.runs}. "
                 "Pass images without the concepts: they are the control."
             )
-        concepts = {name: concept_images(name, examples, self.transform) for name, examples in self.concepts.items()}
-        object.__setattr__(self, "concepts", concepts)
-        if self.random is not None:
-            object.__setattr__(self, "random", concept_images("random", self.random, self.transform))
         if self.masks:
-            check_masks(images, self.tensors, self.top)
+            check_masks(images, self.masks, self.top)
 
-    @property
-    def images(self) -> tuple[Tensor, Tensor]:
-        """The samples: images and the class of each."""
-        return cast("tuple[Tensor, Tensor]", self.samples)
 
-    @property
-    def tensors(self) -> Mapping[str, Tensor]:
-        """The masks."""
-        return cast("Mapping[str, Tensor]", self.masks)
+def read_images(
+    samples: Samples,
+    concepts: Mapping[str, ConceptSet],
+    random: ConceptSet | None,
+    masks: Mapping[str, Masks],
+    transform: Callable[[Any], Tensor] | None,
+) -> dict[str, Any]:
+    """Return ``images``, ``classes``, ``concepts``, ``random`` and ``masks`` of :class:`ConceptSettings`.
 
-    def _read_samples(self) -> None:
-        names: list[str] | None = None
-        if isinstance(self.samples, (str, Path)):
-            images, classes, names = class_images(self.samples, self.transform)
-            object.__setattr__(self, "samples", (images, classes))
-        folders = {name: mask for name, mask in self.masks.items() if isinstance(mask, (str, Path))}
-        if folders and names is None:
-            raise ValueError(
-                "Expected `samples` to be a folder, because `masks` are in the folder "
-                f"{next(iter(folders.values()))}, got tensors. A mask is found by the name of its sample's "
-                "picture. Pass a folder for `samples`, or tensors for `masks`."
-            )
-        masks = {name: mask_images(name, folder, names or []) for name, folder in folders.items()}
-        object.__setattr__(self, "masks", {**self.masks, **masks})
+    Folders are read now, so that a mistake is an error before training.
+    """
+    names: list[str] | None = None
+    if isinstance(samples, (str, Path)):
+        images, classes, names = class_images(samples, transform)
+    else:
+        images, classes = samples
+    folders = {name: mask for name, mask in masks.items() if isinstance(mask, (str, Path))}
+    if folders and names is None:
+        raise ValueError(
+            f"Expected `samples` to be a folder, because `masks` are in the folder {next(iter(folders.values()))}, got "
+            "tensors. A mask is found by the name of its sample's picture. Pass a folder for `samples`, or tensors for "
+            "`masks`."
+        )
+    return {
+        "images": images,
+        "classes": classes,
+        "concepts": {name: concept_images(name, examples, transform) for name, examples in concepts.items()},
+        "random": None if random is None else concept_images("random", random, transform),
+        "masks": {**masks, **{name: mask_images(name, folder, names or []) for name, folder in folders.items()}},
+    }
 
 
 class ConceptLog:
@@ -121,7 +123,7 @@ class ConceptLog:
     def scores(self, model: Any, forward: Forward | None) -> dict[str, float]:
         """Return TCAV's numbers by ``<concept>/<class>/<number>``; none if there are no concepts."""
         settings, scores = self._settings, dict[str, float]()
-        images, classes = settings.images
+        images, classes = settings.images, settings.classes
         if not settings.concepts or settings.random is None:
             return scores
         run = _logits_of(model, images.to(model.device), forward)
@@ -142,9 +144,9 @@ class ConceptLog:
         settings = self._settings
         if not settings.masks:
             return None
-        images = settings.images[0]
+        images = settings.images
         run = _logits_of(model, images[:1].to(model.device), forward)
-        dissection = dissect(model, images, settings.tensors, layer=settings.layer, top=settings.top, forward=run)
+        dissection = dissect(model, images, settings.masks, layer=settings.layer, top=settings.top, forward=run)
         return dissection_sheet(dissection, images, f"epoch {epoch}: where channels of {settings.layer} are active")
 
 

@@ -105,7 +105,6 @@ class DynamicsLog:
     ) -> None:
         self._live, self._settings, self._prefix = live, settings, tag_prefix(name)
         self._sources = sources
-        self._device: torch.device = pl_module.device
         self._was_flagged: Array | None = None
         self._has_audit = False
         self.similar: SimilarSamples | None = None
@@ -121,33 +120,24 @@ class DynamicsLog:
         self._audit: AuditWatch | None = None
         self._normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
         self._projector = self._new_projector(writer)
-        self.pictures: DynamicsPictures | None = self._new_pictures(trainer, feature_names(dataset))
+        self.pictures: DynamicsPictures | None = self._new_pictures(trainer, feature_names(dataset), pl_module.device)
 
     def _new_projector(self, writer: Any) -> Projector | None:
         period = self._settings.projector_every_n_epochs
-        if period is None:
-            return None
-        return Projector(
-            writer,
-            f"{self._prefix}/projector",
-            every_n_epochs=period,
-            class_names=self._live.class_names,
+        return None if period is None else Projector(
+            writer, f"{self._prefix}/projector", every_n_epochs=period, class_names=self._live.class_names,
             normalisation=self._normalisation,
-        )
+        )  # fmt: skip
 
-    def _new_pictures(self, trainer: Any, columns: Sequence[str] | None) -> DynamicsPictures:
+    def _new_pictures(self, trainer: Any, columns: Sequence[str] | None, device: torch.device) -> DynamicsPictures:
         assert self._live.folder is not None
         decoders = (self._settings.decode, *(source.decode for source in self._sources))
         return DynamicsPictures(
-            sink_of(trainer, self._live.folder.path),
-            self._prefix,
-            top_k=self._settings.top_k,
-            class_names=self._live.class_names,
-            normalisation=self._normalisation,
-            decode=next((decode for decode in decoders if decode is not None), None),
-            columns=columns,
-            schedule=self.schedule,
-        )
+            sink_of(trainer, self._live.folder.path), self._prefix, top_k=self._settings.top_k,
+            class_names=self._live.class_names, normalisation=self._normalisation,
+            decode=next((decode for decode in decoders if decode is not None), None), columns=columns,
+            schedule=self.schedule, device=device,
+        )  # fmt: skip
 
     def restore(self) -> None:
         """Continue with a record: follow its worst samples, and read what its history says about them and the noise."""
@@ -169,16 +159,15 @@ class DynamicsLog:
             self.pictures.may_be_last_epoch = may_be_last
         if self._settings.prototypes and may_be_last and features is not None and self.pictures is not None:
             with self._or_switched_off():
-                self.pictures.follow_examples(
-                    class_examples_of(features, statistics, self._settings.prototypes), statistics, self._device
-                )
+                examples = class_examples_of(features, statistics, self._settings.prototypes)
+                self.pictures.follow_examples(examples, statistics)
         if self._settings.audit is not None and not self._has_audit and may_be_last:
             self._has_audit = True
             with self._or_switched_off():
                 rows = self._live.draw_audit(self._settings.audit)
                 self._has_audit = bool(rows)
                 if self.pictures is not None:
-                    self.pictures.follow_audited(rows, statistics, self._device)
+                    self.pictures.follow_audited(rows, statistics)
                 if rows and not keeps_all_given(statistics):
                     self._audit = AuditWatch(rows, self._normalisation)
         if self._projector is not None:
@@ -206,7 +195,7 @@ class DynamicsLog:
             return
         with self._or_switched_off():
             if self.pictures is not None and units.marks is not None:
-                self.pictures.mark(rows, units.marks)
+                self.pictures.watch.mark(rows, units.marks)
             if self._audit is not None:
                 self._audit.note(rows, units)
 
@@ -230,7 +219,7 @@ class DynamicsLog:
                 # Their pictures pass in the epoch after: what is shown was found in the one before.
                 newest = similar_of(features, statistics, self._settings)
                 self.similar, self._newest = self._newest or newest, newest
-                self.pictures.end_epoch(epoch, statistics, record, self._device, similar=(self.similar, self._newest))
+                self.pictures.end_epoch(epoch, statistics, record, similar=(self.similar, self._newest))
         if log_to is not None:
             self._write(log_to, record, features, also)
 
@@ -266,7 +255,7 @@ class DynamicsLog:
         with self._or_switched_off():
             if self.pictures is not None and self._live.dynamics is not None:
                 sentences = self.pictures.sentences(self._live.record().statistics)
-        pictures = {} if self.pictures is None else self.pictures.pictures
+        pictures = {} if self.pictures is None else self.pictures.watch.pictures
         audited = {} if self._audit is None else self._audit.samples
         self._live.end_files(pictures, self.similar, sentences=sentences, audited=audited)
         with self._or_switched_off():

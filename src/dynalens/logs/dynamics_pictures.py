@@ -89,8 +89,10 @@ class DynamicsPictures:
         decode: From the id of a token to its word, or None.
         columns: Names of the columns of a table, or None.
         schedule: When there is time to draw; default: always.
+        device: Device of batches that hold their own indices.
 
     Attributes:
+        watch: Follows the samples that are drawn, or that the report shows.
         may_be_last_epoch: Rows of numbers are copied in the last epoch alone: copies take time, and a person who looks
             at the pages then reads them.
     """
@@ -106,10 +108,11 @@ class DynamicsPictures:
         decode: Decode | None = None,
         columns: Sequence[str] | None = None,
         schedule: Schedule | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self._sink, self._prefix, self._top_k = sink, prefix, top_k
         self._names, self._decode = class_names, decode
-        self._watch = SuspectWatch(normalisation, columns)
+        self.watch, self._device = SuspectWatch(normalisation, columns), device
         self.may_be_last_epoch = False
         self._has_inputs = self._are_pictures = self._are_numbers = False
         self._steps_left = _WATCHED_STEPS
@@ -119,14 +122,9 @@ class DynamicsPictures:
         self._alike: list[int] = []
         self._examples: dict[int, dict[str, list[int]]] = {}
 
-    @property
-    def pictures(self) -> dict[int, Array]:
-        """Return a small picture of each followed sample that has passed."""
-        return self._watch.pictures
-
     def sentences(self, statistics: SampleStatistics) -> KeptSentences:
         """Return the tokens or numbers of each followed sample that has passed."""
-        tokens, texts = self._watch.sentences, self._watch.texts
+        tokens, texts = self.watch.sentences, self.watch.texts
         if self._decode is None:
             return KeptSentences(tokens, {}, texts)
         token_ids = {token for sentence in tokens.values() for token in sentence}
@@ -137,33 +135,26 @@ class DynamicsPictures:
 
     def restore(self, statistics: SampleStatistics, history: Iterable[tuple[int, Mapping[str, Array]]]) -> None:
         """Follow the worst samples of a record that is continued, and read what its history says about them."""
-        self._follow(statistics, None)
+        self._follow(statistics)
         for epoch, presentations in history:
-            self._watch.note(epoch, presentations)
+            self.watch.note(epoch, presentations)
 
-    def follow_audited(
-        self, rows: Sequence[int], statistics: SampleStatistics, device: torch.device | None = None
-    ) -> None:
+    def follow_audited(self, rows: Sequence[int], statistics: SampleStatistics) -> None:
         """Keep pictures of an audit's samples, too, until the fit ends."""
         self._audit_rows = rows
-        self._follow(statistics, device)
+        self._follow(statistics)
 
-    def follow_examples(
-        self,
-        examples: dict[int, dict[str, list[int]]],
-        statistics: SampleStatistics,
-        device: torch.device | None = None,
-    ) -> None:
+    def follow_examples(self, examples: dict[int, dict[str, list[int]]], statistics: SampleStatistics) -> None:
         """Keep pictures of the prototypes and other examples of each class, too, until the fit ends."""
         self._examples = examples
-        self._follow(statistics, device)
+        self._follow(statistics)
 
     @property
     def copies(self) -> bool:
         """Whether the next batch is needed: it may have a followed sample, or show whether there are inputs to draw."""
         if not self._has_inputs:
             return self._steps_left > 0
-        return self._watch.follows and (self.may_be_last_epoch or not self._are_numbers)
+        return self.watch.follows and (self.may_be_last_epoch or not self._are_numbers)
 
     def see(self, indices: Sequence[int] | Tensor | None, inputs: Tensor | None) -> None:
         """Copy the inputs of suspects from a batch.
@@ -177,18 +168,13 @@ class DynamicsPictures:
         self._are_pictures |= inputs is not None and inputs.ndim > 2  # no tokens or numbers
         self._are_numbers |= inputs is not None and inputs.ndim == 2 and inputs.is_floating_point()
         if indices is not None:
-            self._watch.see(indices, inputs)
-
-    def mark(self, indices: Sequence[int] | Tensor, marks: Tensor) -> None:
-        """Keep which pixels of suspects' masks a step contradicts."""
-        self._watch.mark(indices, marks)
+            self.watch.see(indices, inputs)
 
     def end_epoch(
         self,
         epoch: int,
         statistics: SampleStatistics,
         record: EpochRecord,
-        device: torch.device | None = None,
         *,
         similar: tuple[SimilarSamples | None, SimilarSamples | None] = (None, None),
     ) -> None:
@@ -198,16 +184,15 @@ class DynamicsPictures:
             epoch: Its number.
             statistics: The record.
             record: Its presentations.
-            device: Where batches are that hold their own indices.
             similar: What suspects look like: to be shown, whose pictures have passed, and to be followed.
         """
-        self._watch.take()
+        self.watch.take()
         self._steps_left = _WATCHED_STEPS
         drawn_samples, further_samples = similar
         self._similar = drawn_samples or self._similar
         self._alike = [] if further_samples is None else further_samples.rows_shown()
-        self._follow(statistics, device)
-        self._watch.note(epoch, {"index": record.index, "p_label": record.p_label})
+        self._follow(statistics)
+        self.watch.note(epoch, {"index": record.index, "p_label": record.p_label})
 
     def write(
         self,
@@ -258,11 +243,11 @@ class DynamicsPictures:
 
         It is None without any.
         """
-        if not self._examples or not self._watch.pictures:
+        if not self._examples or not self.watch.pictures:
             return None
         sheet = examples_sheet(
             self._examples,
-            self._watch.pictures.get,
+            self.watch.pictures.get,
             lambda row: f"#{row if ids is None else escaped(str(ids[row]))}",
             self._names,
             "what stands for each class, and what these do not stand for",
@@ -281,18 +266,18 @@ class DynamicsPictures:
             self._sink.chart(tag, draw(statistics, subtitle), step)
 
     def _draw_suspects(self, suspects: Sequence[Suspect], words: tuple[str, str, str], epoch: int, step: int) -> None:
-        if self._watch.pictures:
+        if self.watch.pictures:
             title = f"epoch {epoch}: the {len(suspects)} worst suspects"
             gallery = suspects_gallery(suspects, title, words)
             self._sink.image(f"{self._prefix}/suspects", gallery, step)
         elif suspects and not self._are_pictures:
             self._sink.text(f"{self._prefix}/suspects/table", suspects_table(suspects, words), step)
 
-    def _follow(self, statistics: SampleStatistics, device: torch.device | None) -> None:
+    def _follow(self, statistics: SampleStatistics) -> None:
         worst = worst_samples(statistics, FOLLOWED * self._top_k)
         examples = [row for kinds in self._examples.values() for rows in kinds.values() for row in rows]
         rows = [*worst, *self._audit_rows, *self._alike, *self._similar.rows_shown(), *examples]
-        self._watch.follow(list(dict.fromkeys(rows)), device)
+        self.watch.follow(list(dict.fromkeys(rows)), self._device)
 
     def _suspects(
         self,
@@ -303,10 +288,10 @@ class DynamicsPictures:
         estimate: Estimate | None,
     ) -> list[Suspect]:
         samples = worst_samples(statistics, self._top_k)
-        rows_with_tokens = [sample for sample in samples if sample in self._watch.sentences]
+        rows_with_tokens = [sample for sample in samples if sample in self.watch.sentences]
         sentences = self._sentences(statistics, rows_with_tokens)
         texts = {sample: escaped(sentences.text(place)) for place, sample in enumerate(rows_with_tokens)}
-        texts |= {sample: escaped(self._watch.texts[sample]) for sample in samples if sample in self._watch.texts}
+        texts |= {sample: escaped(self.watch.texts[sample]) for sample in samples if sample in self.watch.texts}
         labels, suggestions = given_and_suggested(statistics, samples, self._names, sentences.name)
         return [
             Suspect(
@@ -314,8 +299,8 @@ class DynamicsPictures:
                 label=labels[place],
                 suggestion=suggestions[place],
                 wrong_probability=math.nan if estimate is None else float(estimate.probabilities[sample]),
-                trace=self._watch.trace(sample),
-                picture=self._watch.pictures.get(sample),
+                trace=self.watch.trace(sample),
+                picture=self.watch.pictures.get(sample),
                 contrast=contrasts.get(str(sample if ids is None else ids[sample])),
                 name="" if names is None else escaped(names[sample]),
                 similar=self._similar_pictures(sample),
@@ -327,7 +312,7 @@ class DynamicsPictures:
     def _sentences(self, statistics: SampleStatistics, samples: Sequence[int]) -> Sentences:
         """Return suspects that are tokens and have passed, with the doubtful token in brackets."""
         return Sentences(
-            [self._watch.sentences[sample] for sample in samples],
+            [self.watch.sentences[sample] for sample in samples],
             [token_of(statistics, sample) for sample in samples],
             [int(statistics.label[sample]) if has_classes(statistics) else -1 for sample in samples],
             self._decode,
@@ -335,7 +320,7 @@ class DynamicsPictures:
 
     def _similar_pictures(self, sample: int) -> tuple[list[Array | None], list[Array | None]]:
         rows_of_label, suggestions = self._similar.similar_to(sample)
-        pictures = self._watch.pictures
+        pictures = self.watch.pictures
         return [pictures.get(row) for row in rows_of_label], [pictures.get(row) for row in suggestions]
 
 

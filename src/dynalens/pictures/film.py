@@ -100,8 +100,8 @@ class FilmStrip:
         if self._count < 2:
             return []
         pairs = zip(self._samples, self._total, strict=True)
-        options = {"is_signed": self._is_signed, "type_size": TEXT}
-        return [Frame(map_cell(sample, total, size, **options), None) for sample, total in pairs]
+        signed = self._is_signed
+        return [Frame(map_cell(sample, total, size, is_signed=signed, type_size=TEXT), None) for sample, total in pairs]
 
     def image(self, title: str, names: Sequence[str]) -> Image.Image:
         """Return the strip: a row for each sample with its input at the left, a column for each epoch.

@@ -67,16 +67,10 @@ class EventSink:
             return
         counts, limits = np.histogram(finite, bins=_BINS)
         self._writer.add_histogram_raw(
-            tag,
-            min=finite.min(),
-            max=finite.max(),
-            num=finite.size,
-            sum=finite.sum(),
-            sum_squares=np.square(finite).sum(),
-            bucket_limits=limits[1:].tolist(),
-            bucket_counts=counts.tolist(),
+            tag, min=finite.min(), max=finite.max(), num=finite.size, sum=finite.sum(),
+            sum_squares=np.square(finite).sum(), bucket_limits=limits[1:].tolist(), bucket_counts=counts.tolist(),
             global_step=step,
-        )
+        )  # fmt: skip
 
     def _encode(self, tag: str, image: Image.Image, data: bytes, step: int) -> None:
         summary_image = Summary.Image(
