@@ -75,6 +75,12 @@ def test_fewer_inputs_than_asked_for_nan_and_other_sizes() -> None:
             top.offer(small_copies(torch.randn(3, 1, 200, 100)), channel_activations(torch.randn(3, 2, 4, 4)))
 
 
+def test_rows_of_a_table_keep_their_columns_among_the_strongest_inputs() -> None:
+    rows, top = torch.arange(6.0).view(3, 2), TopInputs([1], k=2)
+    top.offer(small_copies(rows), channel_activations(torch.tensor([[0.0, 1.0], [0.0, 3.0], [0.0, 2.0]])))
+    assert top.images.tolist() == [[[2.0, 3.0], [4.0, 5.0]]]
+
+
 def test_a_bright_spot_that_a_channel_looks_for_appears() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(2 * 256, 2))
     kernel = torch.tensor([[-1.0, 2, -1]] * 3)  # upright lines

@@ -1,7 +1,7 @@
 """Several methods at once, which share forward and backward passes where they can."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -121,9 +121,8 @@ def explain(
         else:
             maps, logits = {}, _logits(model, images, targets, **common)
         for name in functions.keys() - maps.keys():
-            maps[name] = _run(
-                name, functions[name], model, images, targets, layer, common, dict(arguments.get(name, {}))
-            )
+            options = _options(name, functions[name], arguments.get(name, {}), layer, common)
+            maps[name] = _checked_maps(name, functions[name](model, images, targets, **options), len(images))
     return Explanation({name: maps[name] for name in functions}, logits, layer)
 
 
@@ -154,28 +153,26 @@ def _searches(name: str, function: Function, arguments: MethodArgs) -> bool:
     return _looks_at_a_layer(function) and not (own_arguments.get("target_layer") or own_arguments.get("layer"))
 
 
-def _run(
-    name: str,
-    function: Function,
-    model: nn.Module,
-    images: Tensor,
-    targets: Tensor,
-    layer: str | None,
-    common: dict[str, Any],
-    own_arguments: dict[str, Any],
-) -> Tensor:
+def _options(
+    name: str, function: Function, own_arguments: Mapping[str, Any], layer: str | None, common: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a method besides model, images and targets. A user's own callable gets no others."""
+    if name not in BUILT_IN and not is_adapted(name):
+        return dict(own_arguments)
+    options = {**common, **own_arguments}
+    for argument in ("target_layer", "layer"):
+        if takes(function, argument):
+            options.setdefault(argument, layer)
+    return options
+
+
+def _checked_maps(name: str, maps: Any, images: int) -> Tensor:
     """Return the maps of one method, detached and in float32, or raise a ValueError if they are not finite maps."""
-    if name in BUILT_IN or is_adapted(name):
-        own_arguments = {**common, **own_arguments}
-        for argument in ("target_layer", "layer"):
-            if takes(function, argument):
-                own_arguments.setdefault(argument, layer)
-    maps = function(model, images, targets, **own_arguments)
-    if not isinstance(maps, Tensor) or len(maps) != len(images) or not bool(maps.isfinite().all()):
+    if not isinstance(maps, Tensor) or len(maps) != images or not bool(maps.isfinite().all()):
         kind = f"a tensor of shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
-        problem = " with NaN or infinity" if isinstance(maps, Tensor) and len(maps) == len(images) else ""
+        problem = " with NaN or infinity" if isinstance(maps, Tensor) and len(maps) == images else ""
         raise ValueError(
-            f"Expected {name} to return a finite map for each of {len(images)} images, got {kind}{problem}. "
+            f"Expected {name} to return a finite map for each of {images} images, got {kind}{problem}. "
             "Return a tensor (N, C, *spatial) or (N, *spatial)."
         )
     return maps.detach().float()

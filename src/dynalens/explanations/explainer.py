@@ -277,32 +277,25 @@ class Explainer:
         self, query: Query, explanation: Explanation, relevance: Mapping[str, Tensor]
     ) -> dict[str, dict[str, Tensor]]:
         """Return the metrics under noise that are asked for, (N,) each, by method. "random" has no sensitivity."""
+        noisy = [name for name in self.metrics if name in METRICS_UNDER_NOISE]
+        if not noisy:
+            return {}
         noise = Noise(query, replace(self.settings, chunk_size=self.chunk_size))
-        full_maps = {
-            method: method_maps
-            for method, method_maps in explanation.maps.items()
-            if method_maps.shape == query.images.shape
+        full_maps = {method: maps for method, maps in explanation.maps.items() if maps.shape == query.images.shape}
+        measures: dict[str, Callable[[], dict[str, Tensor]]] = {
+            # Signs and channels count.
+            "infidelity": lambda: {m: noise.infidelity(maps) for m, maps in {**relevance, **full_maps}.items()},
+            "local_fidelity": lambda: noise.local_fidelity(relevance),
+            "sensitivity": lambda: noise.sensitivity(lambda x: self._maps(replace(query, images=x)).maps),
         }
-        maps = {**relevance, **full_maps}  # signs and channels count
 
         def values_under_noise(metrics: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-            values_of: dict[str, dict[str, Tensor]] = {}
-            if "infidelity" in metrics:
-                values_of["infidelity"] = {
-                    method: noise.infidelity(method_maps) for method, method_maps in maps.items()
-                }
-            if "local_fidelity" in metrics:
-                values_of["local_fidelity"] = noise.local_fidelity(relevance)
-            if "sensitivity" in metrics:
-                values_of["sensitivity"] = noise.sensitivity(lambda x: self._maps(replace(query, images=x)).maps)
+            values_of = {name: measure() for name, measure in measures.items() if name in metrics}
             return {
                 method: {name: values[method] for name, values in values_of.items() if method in values}
                 for method in relevance
             }
 
-        noisy = [name for name in self.metrics if name in METRICS_UNDER_NOISE]
-        if not noisy:
-            return {}
         results, usable = self._of_working(noisy, values_under_noise)
         self.metrics = [name for name in self.metrics if name not in noisy or name in usable]
         return results

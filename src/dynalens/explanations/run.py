@@ -90,13 +90,11 @@ class RunExplanations:
         suspects = self.samples.suspects(self._choice.suspects, units)
         if dense:
             self.explainer.robustness = none_of(self.explainer.robustness)
-            suspect_results = (
-                {} if suspects is None else explained_suspects(self.explainer, model, suspects, units or {})
-            )
-            return EpochExplanations(every_epoch, suspect_results)
-        suspect_results = {} if suspects is None else self.explainer.explained_twice(model, suspects)
-        suspect_results = {name: result.of_units(units) for name, result in suspect_results.items()}
-        return EpochExplanations(every_epoch, suspect_results, self.explainer.robust(model, samples[1], samples[2]))
+            by_class = {} if suspects is None else explained_suspects(self.explainer, model, suspects, units or {})
+            return EpochExplanations(every_epoch, by_class)
+        by_class = {} if suspects is None else self.explainer.explained_twice(model, suspects)
+        by_class = {name: result.of_units(units) for name, result in by_class.items()}
+        return EpochExplanations(every_epoch, by_class, self.explainer.robust(model, samples[1], samples[2]))
 
     def _tell_inputs(self, model: nn.Module, inputs: Tensor) -> None:
         """Warn once if the network is explained without some of its inputs, or if maps show another axis than time."""
@@ -113,19 +111,18 @@ class RunExplanations:
             model: The module.
             classes: Suggested and given class by the sample's id.
         """
-        if self._maps.contrast is None:
+        method = self._maps.contrast
+        suspects = None if method is None else self.samples.suspects()
+        if method is None or suspects is None or is_tokens(suspects[1]):
             return {}
         if self.samples.dense:
-            return contrasted_units(self.explainer, model, self.samples.suspects(), classes, self._maps.contrast)
-        suspects = self.samples.suspects()
-        if suspects is None or is_tokens(suspects[1]):
-            return {}
+            return contrasted_units(self.explainer, model, suspects, classes, method)
         rows = [row for row, sample in enumerate(suspects[0]) if sample in classes]
         if not rows:
             return {}
         ids = [suspects[0][row] for row in rows]
         suggestions, labels = torch.tensor([classes[sample] for sample in ids]).unbind(dim=1)
-        maps = self.explainer.contrast_maps(model, suspects[1][rows], suggestions, labels, method=self._maps.contrast)
+        maps = self.explainer.contrast_maps(model, suspects[1][rows], suggestions, labels, method=method)
         return dict(zip(ids, middle_slices(maps).float().cpu().numpy(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dynalens.explanations.dense import (
 from dynalens.explanations.explainer import Explainer
 from dynalens.explanations.result import ExplanationResult, middle_slices
 from dynalens.explanations.samples import Passed, PassedSuspects, Units
-from dynalens.observation import is_tokens, undisturbed
+from dynalens.observation import undisturbed
 
 
 def explained_units(
@@ -73,7 +73,7 @@ def explained_suspects(
 def contrasted_units(
     explainer: Explainer,
     model: nn.Module,
-    suspects: PassedSuspects | None,
+    suspects: PassedSuspects,
     classes: Mapping[Any, tuple[int, int]],
     method: str,
 ) -> dict[Any, Array]:
@@ -87,8 +87,6 @@ def contrasted_units(
         method: Name of the method.
     """
     maps: dict[Any, Array] = {}
-    if suspects is None or is_tokens(suspects[1]):
-        return maps
     for ids, (inputs, labels) in single(suspects[0], suspects[1], suspects[2]):
         if ids is None or ids[0] not in classes:
             continue

@@ -76,8 +76,7 @@ def small_copies(images: Tensor, side: int = 96) -> Tensor:
         torch.Size([2, 3, 96, 64])
     """
     x = images.detach().float()
-    longest = max(x.shape[2:])
-    if x.ndim != _IMAGES or longest <= side:
+    if x.ndim != _IMAGES or max(x.shape[2:]) <= side:
         return x.clone()
-    size = max(1, round(x.shape[2] * side / longest)), max(1, round(x.shape[3] * side / longest))
-    return F.adaptive_avg_pool2d(x, size)
+    height, width = (max(1, round(length * side / max(x.shape[2:]))) for length in x.shape[2:])
+    return F.adaptive_avg_pool2d(x, (height, width))

@@ -16,6 +16,7 @@ from dynalens.pictures import (
     Decode,
     Normalisation,
     PicturePace,
+    Relative,
     Sentences,
     Suspect,
     SuspectWatch,
@@ -23,11 +24,11 @@ from dynalens.pictures import (
     class_pairs,
     data_map,
     doubted_labels,
-    examples_sheet,
     first_learned,
     forgetting_events,
     margins,
     png_bytes,
+    relatives_sheet,
     suspects_gallery,
     suspects_table,
     training_data_analysis,
@@ -245,13 +246,15 @@ class DynamicsPictures:
         """
         if not self._examples or not self.watch.pictures:
             return None
-        sheet = examples_sheet(
-            self._examples,
-            self.watch.pictures.get,
-            lambda row: f"#{row if ids is None else escaped(str(ids[row]))}",
-            self._names,
-            "what stands for each class, and what these do not stand for",
-        )
+
+        def groups(kinds: Mapping[str, Sequence[int]]) -> dict[str, list[Relative]]:
+            return {kind: [relative(row) for row in members] for kind, members in kinds.items()}
+
+        def relative(row: int) -> Relative:
+            return Relative(self.watch.pictures.get(row), f"#{row if ids is None else escaped(str(ids[row]))}")
+
+        rows = [(f"class {class_name(label, self._names)}", groups(kinds)) for label, kinds in self._examples.items()]
+        sheet = relatives_sheet(rows, "what stands for each class, and what these do not stand for")
         self._sink.image(f"{self._prefix}/prototypes", sheet, self._step)
         return png_bytes(sheet)
 

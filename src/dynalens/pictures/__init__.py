@@ -18,7 +18,7 @@ from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
 from dynalens.pictures.masks import AREAS, IGNORED_AREA, beside_areas
 from dynalens.pictures.overlays import Shown, input_cell, map_cell, overlay, signal_cell, words_cell
 from dynalens.pictures.pace import PicturePace
-from dynalens.pictures.relatives import Relative, examples_sheet, relatives_sheet
+from dynalens.pictures.relatives import Relative, relatives_sheet
 from dynalens.pictures.sheets import ExplanationRow, curve_chart, explanation_sheet
 from dynalens.pictures.words import Decode, Sentences, excerpt, numbers_text
 
@@ -61,7 +61,6 @@ __all__ = [
     "curve_chart",
     "data_map",
     "doubted_labels",
-    "examples_sheet",
     "excerpt",
     "explanation_sheet",
     "filters_grid",

@@ -1,13 +1,13 @@
 """Rows of small pictures in named groups: samples beside the samples that explain them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from dynalens.pictures.card import GAP, LINE, TEXT, WIDTH, Card
-from dynalens.pictures.drawing import FAINT, GRID, INK, class_name, fit_picture, write
+from dynalens.pictures.drawing import FAINT, GRID, INK, fit_picture, write
 from dynalens.pictures.overlays import Shown, input_cell
 
 _CELL = 56  # in pixels of the card: a digit can be read at that size
@@ -59,32 +59,6 @@ def relatives_sheet(rows: Sequence[Row], title: str, *, cell: int = _CELL) -> Im
             for place, member in enumerate(members):
                 _draw(card, (lefts[name] + place * (cell + GAP), y + LINE), member, cell)
     return card.image()
-
-
-def examples_sheet(
-    examples: Mapping[int, Mapping[str, Sequence[int]]],
-    picture: Callable[[int], Image.Image | Shown | None],
-    caption: Callable[[int], str],
-    class_names: Sequence[str] | None,
-    title: str,
-) -> Image.Image:
-    """Return a row for each class, with its samples of each kind.
-
-    Args:
-        examples: For each class, rows of samples by their kind.
-        picture: Returns the picture of a row.
-        caption: Returns the caption of a row.
-        class_names: Name of each class, or None.
-        title: First line.
-    """
-    rows = [
-        (
-            f"class {class_name(label, class_names)}",
-            {kind: [Relative(picture(row), caption(row)) for row in members] for kind, members in kinds.items()},
-        )
-        for label, kinds in examples.items()
-    ]
-    return relatives_sheet(rows, title)
 
 
 def _draw(card: Card, position: tuple[int, int], member: Relative, cell: int) -> None:

@@ -67,7 +67,7 @@ def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title
     if isinstance(rows[0].image, tuple):
         return _sheet_of_words(rows, fractions, title)
     columns = _columns(rows[0])
-    is_signed = {method: any((row.maps[method] < 0).any() for row in rows) for method in rows[0].maps}
+    is_signed = _signs(rows)
     column_count = sum(map(len, columns.values()))
     side = max(min(_LARGEST_CELL, (WIDTH - GAP) // column_count - GAP), _SMALLEST_CELL)
     width = max(WIDTH, GAP + column_count * (side + GAP))
@@ -120,7 +120,7 @@ def _sheet_of_words(rows: Sequence[ExplanationRow], fractions: Array, title: str
     """Return the sheet of samples that are words: below each caption a band per method, with words and curves."""
     methods = list(rows[0].maps)
     charts = any(rows[0].curves.get(method) for method in methods)
-    is_signed = {method: any((row.maps[method] < 0).any() for row in rows) for method in methods}
+    is_signed = _signs(rows)
     width = WIDTH - 2 * GAP - charts * (_LARGEST_CELL + GAP)
     min_height = LINE + _LARGEST_CELL if charts else 0
     heights = [max(LINE + words_height(_words(row), width, TEXT, _MOST_LINES), min_height) + GAP for row in rows]
@@ -146,6 +146,11 @@ def _sheet_of_words(rows: Sequence[ExplanationRow], fractions: Array, title: str
             y += height
         y += GAP
     return card.image()
+
+
+def _signs(rows: Sequence[ExplanationRow]) -> dict[str, bool]:
+    """Return for each method whether one of its maps has negative values."""
+    return {method: any((row.maps[method] < 0).any() for row in rows) for method in rows[0].maps}
 
 
 def _words(row: ExplanationRow) -> tuple[str, ...]:

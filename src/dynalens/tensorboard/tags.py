@@ -148,7 +148,10 @@ def faithfulness_layout(
     faithfulness = f"{prefix}/faithfulness"
     with_shading: dict[str, dict[str, Chart]] = {
         f"{prefix} {metric} (the shading ends at the random ranking)": {
-            f"{method}: {metric}": _shaded_line(f"{faithfulness}/{method}/{metric}", f"{faithfulness}/random/{metric}")
+            f"{method}: {metric}": (
+                "Margin",
+                [f"{faithfulness}/{name}/{metric}" for name in (method, "random", method)],
+            )
             for method in methods
         }
         for metric in controlled
@@ -162,7 +165,3 @@ def faithfulness_layout(
 
 def _line(tag: str) -> Chart:
     return "Multiline", [f"{re.escape(tag)}$"]
-
-
-def _shaded_line(tag: str, control_tag: str) -> Chart:
-    return "Margin", [tag, control_tag, tag]
