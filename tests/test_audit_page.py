@@ -81,6 +81,18 @@ def test_the_command_writes_the_page_and_takes_its_answers(
     assert "with 95 % confidence, from 8 right, 2 wrong, 0 unsure" in capsys.readouterr().out
 
 
+def test_a_later_round_downloads_a_file_of_its_own_and_the_command_names_all_files(
+    record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, page, first = str(record.folder), tmp_path / "audit.html", tmp_path / "my answers.csv"
+    record.audit_plan(4).assign(answer="right").to_csv(first, index=False)
+    assert main(["audit", run, "--n", "4", "--out", str(page), "--answers", str(first)]) == 0
+    shown = capsys.readouterr().out
+    assert content_of(page)["file"] == "answers_2.csv"
+    assert "and download answers_2.csv\n" in shown
+    assert f"Then: dynalens suspects {run} --answers '{first}' answers_2.csv --precision 0.8\n" in shown
+
+
 @pytest.mark.parametrize("limits", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 12}], ids=["epochs", "steps"])
 def test_the_monitor_keeps_the_pictures_of_the_samples_that_are_asked_about(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], limits: dict[str, Any]

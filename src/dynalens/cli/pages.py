@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import inspect
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from dynalens.defaults import PRECISION
 from dynalens.embeddings import read_embeddings
 from dynalens.record import Record, load_record
 from dynalens.report import write_audit, write_report
+from dynalens.report.audit_page import answers_file
 from dynalens.report.samples import sample_pictures
 from dynalens.report.sentences import kept_texts
 
@@ -53,10 +55,12 @@ def audit(args: argparse.Namespace) -> None:
                 "that returns the training dataset. Or, if they are pictures, signals, tokens or numbers, train with "
                 f"TrainingDynamicsMonitor(audit={args.n}), which keeps them."
             )
-    embeddings = f" --embeddings {args.embeddings}" if args.embeddings else ""
+    file = answers_file(args.answers)
+    embeddings = ["--embeddings", args.embeddings] if args.embeddings else []
+    answers = ["--answers", *(args.answers or ()), file, "--precision", PRECISION]
     say(
-        f"{page} written: open it in a browser, answer, and download answers.csv\n"
-        f"Then: dynalens suspects {args.run_dir}{embeddings} --answers answers.csv --precision {PRECISION:g}"
+        f"{page} written: open it in a browser, answer, and download {file}\n"
+        f"Then: dynalens suspects {shlex.join(map(str, [args.run_dir, *embeddings, *answers]))}"
     )
 
 

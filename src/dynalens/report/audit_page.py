@@ -33,8 +33,8 @@ def write_audit(
 
     It draws samples and asks about one at a time. The suggestion of the run and its probability are only shown after
     the answer. The page estimates the fraction of wrong labels from the answers so far, as ``Audit.noise_rate`` does,
-    and says if there are too few. The browser keeps the answers, and downloads them as ``answers.csv``, which
-    :func:`dynalens.audit` takes.
+    and says if there are too few. The browser keeps the answers, and downloads them as ``answers.csv``, or as
+    ``answers_2.csv`` and so on for later rounds. :func:`dynalens.audit` takes these files.
 
     Args:
         record: The result of :func:`~dynalens.load_record`, or ``monitor.record``.
@@ -68,12 +68,26 @@ def write_audit(
         "names": class_names_of(record, table) if record.statistics.unit is None else [],
         "question": question(record.statistics)._asdict(),
         "columns": COLUMNS,
+        "file": answers_file(answers),
         "strata": _strata(plan, table, record, answers),
         "doubts": few_answers_doubts(int(table["score"].notna().sum())),
         "cards": cards,
     }
     title = "dynalens: audit" if record.folder is None else f"dynalens: audit of {run_name(record.folder)}"
     return write_page("audit", title, path, content, ["estimate"])
+
+
+def answers_file(earlier_answers: AnswersSource | Sequence[AnswersSource] | None) -> str:
+    """Return the name of the file that the page downloads; a later round does not replace the file of an earlier one.
+
+    Example:
+        >>> answers_file(None), answers_file("answers.csv"), answers_file(["answers.csv", "answers_2.csv"])
+        ('answers.csv', 'answers_2.csv', 'answers_3.csv')
+    """
+    if earlier_answers is None:
+        return "answers.csv"
+    rounds = 1 if isinstance(earlier_answers, str | Path | pd.DataFrame) else len(earlier_answers)
+    return f"answers_{rounds + 1}.csv"
 
 
 def _strata(plan: Plan, table: pd.DataFrame, record: Record, answers: Any) -> dict[str, list[float]]:

@@ -4,6 +4,7 @@ let position = 0, choosing = false;
 
 listClasses(by("class"));
 by("ask").textContent = content.question.heading;
+for (const element of document.querySelectorAll(".file")) element.textContent = content.file;
 const firstOpen = () => cards.findIndex(card => !answers.has(card.id));
 const SAID = { right: "right", wrong: "wrong", unsure: "cannot tell" };
 const saidOf = ({ answer, to }) => SAID[answer] + (answer === "wrong" && to !== undefined ? `, it is ${nameOf(to)}` : "");
@@ -150,8 +151,8 @@ const csv = () => csvOf([content.columns, ...cards
     const given = answers.get(card.id);
     return [card.id, card.label, given.answer, given.to ?? "", ...card.rest];
   })]);
-by("download").addEventListener("click", () => download("answers.csv", csv()));
-offerCopy(answers, "answer", "answers.csv", csv);
+by("download").addEventListener("click", () => download(content.file, csv()));
+offerCopy(answers, "answer", content.file, csv);
 readRows(by("read"), "answer", (row, card) => {
   if (!(row.answer in SAID)) return false;
   const to = row.answer === "wrong" && row.new_label !== "" ? { to: Number(row.new_label) } : {};
