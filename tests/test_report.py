@@ -93,6 +93,20 @@ def test_pictures_are_those_kept_while_training_or_of_the_dataset(record: Record
             assert np.asarray(picture).mean() == pytest.approx(255 * int(card["id"]) / N, abs=1.5)
 
 
+def test_a_page_counts_the_cards_without_a_picture_and_says_what_helps(record: Record, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (5, 3))
+    picture.save(tmp_path / "there.png")
+    named = replace(record, sample_names=[str(tmp_path / "there.png"), *["gone.png"] * (N - 1)], find_pictures=dict)
+    missing = content_of(write_report(named, tmp_path / "r.html"))["missing"]
+    assert missing.startswith(
+        f"{N - 1} of {N} cards have neither picture nor text. If they are named after picture files, "
+    )
+    unnamed = replace(record, find_pictures=dict)
+    assert "named" not in content_of(write_report(unnamed, tmp_path / "r.html"))["missing"]
+    data = [(picture, 0)] * N
+    assert content_of(write_report(unnamed, tmp_path / "r.html", dataset=data))["missing"] == ""
+
+
 def test_large_pictures_are_made_small_and_many_cards_are_limited(record: Record, tmp_path: Path) -> None:
     data = [(Image.new("RGB", (600, 300), (i, 0, 0)), 0) for i in range(N)]
     cards = content_of(write_report(record, tmp_path / "r.html", dataset=data, limit=3))["cards"]

@@ -57,6 +57,7 @@ _AUDITED = (
     "are among the first {enough} samples of the order: you may stop looking after these."
 )
 _FEWER = " This page shows {cards}: dynalens report RUN --answers FILE --limit {enough} shows all of them."
+_WHERE_FILES_ARE = "If they are named after picture files, write the page in the folder in which training ran. "
 _SIDES = ((300, 256), (1000, 128), (MOST_CARDS, 72))
 """Longest side of a picture, in pixels, by number of cards. So a page has at most about ten megabytes."""
 _LARGEST_SHEET = 8 * 2**20  # bytes; larger sheets are left out, so that the page stays below some ten megabytes
@@ -121,6 +122,7 @@ def write_report(
     _add_corrections(record, worst, cards)
     note = _note(record, flagged_count, len(cards), audit)
     content = _run_content(record, table, audit, accuracy) | {"note": note, "names": names, "cards": cards}
+    content["missing"] = "" if dataset is not None else _missing_pictures(record, cards)
     title = "dynalens" if record.folder is None else f"dynalens: {run_name(record.folder)}"
     return write_page("report", title, path, content)
 
@@ -219,6 +221,18 @@ def _note(record: Record, flagged_count: int, card_count: int, audit: Audit | No
     enough, answer_count = audit.enough(), audit.right + audit.wrong + audit.unsure
     note += _AUDITED.format(answers=answer_count, wrong=question(record.statistics).rate, enough=f"{enough:,}")
     return note if card_count >= enough else note + _FEWER.format(cards=f"{card_count:,}", enough=enough)
+
+
+def _missing_pictures(record: Record, cards: Sequence[dict[str, Any]]) -> str:
+    """Return how many cards show nothing of their sample, and what helps; an empty text if all show something."""
+    missing_count = sum("picture" not in card and "text" not in card for card in cards)
+    if not missing_count:
+        return ""
+    return (
+        f"{missing_count:,} of {len(cards):,} cards have neither picture nor text. "
+        f"{_WHERE_FILES_ARE if record.names() else ''}To show them, write the page with --data MODULE:CALLABLE, a "
+        "function that returns the training dataset."
+    )
 
 
 def _charts(record: Record, accuracy: AccuracyCurve) -> list[list[str]]:

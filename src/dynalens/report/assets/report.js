@@ -5,6 +5,7 @@ const made = [];  // ids with what was decided before, for undo
 for (const [term, value] of content.summary)
   by("summary").append(make("div", {}, make("dt", {}, term), make("dd", {}, value)));
 by("note").textContent = content.note;
+by("missing").textContent = content.missing;
 for (const doubt of content.doubts) by("doubts").append(make("li", {}, doubt));
 // The first charts fill one row of a usual window, so that the suspects come soon.
 const FIRST_CHARTS = 3;
