@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from noisy_runs import Run, flipped, load, save, train
+from noisy_runs import HUMAN, HUMAN_FILE, HUMAN_LABELS, Run, flipped, load, save, train
 from scipy.stats import t as student_t
 from suspects import recorded
 from torch import Tensor, nn
@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from dynalens.suspicion import PRECISION, assess, flagged, samples_table, weights
 
 Array = npt.NDArray[Any]
-TRAINED = {"mnist": 0.5, "cifar": 0.8}  # part of the samples; the others are the test data
+TRAINED = {"mnist": 0.5, "cifar": 0.8, HUMAN: 0.8}  # part of the samples; the others are the test data
 FLIPS = (("uniform", 20), ("pair", 20), ("class", 20), ("uniform", 0), ("uniform", 5))
-ROWS = {f"{data}_{flips}_{percent}": (data, flips, percent) for data in TRAINED for flips, percent in FLIPS}
+NOISE = {"mnist": FLIPS, "cifar": FLIPS, HUMAN: tuple(HUMAN_LABELS.items())}
+ROWS = {f"{data}_{flips}_{percent}": (data, flips, percent) for data in TRAINED for flips, percent in NOISE[data]}
 SEED = 200  # the first one; the runs that scores are tuned and judged on have others
 GIVEN = "as given"
 
@@ -97,17 +98,25 @@ class Bench:
     def __init__(self, data: Path, out: Path, name: str, seed: int, epochs: int) -> None:
         images, labels = load(data, name, seed, whole=True)
         count = round(TRAINED[name] * len(labels))
+        self._peoples_labels: dict[str, Array] = {}
+        if name == HUMAN:  # in an order of its own
+            order = np.random.default_rng(1_000 + seed).permutation(len(labels))
+            images, labels = images[order], labels[order]
+            with np.load(data / HUMAN_FILE) as file:
+                self._peoples_labels = {kind: file[kind][order[:count]].astype(np.int64) for kind in HUMAN_LABELS}
         self.images, self.true = images[:count], labels[:count]
         self.test = images[count:], labels[count:]
         self.out, self.classes = out, int(labels.max()) + 1
         self.run = Run("retraining", name, "uniform", 0, True, epochs, seed)
 
     def first(self, flips: str, percent: int) -> tuple[Array, Array]:
-        """Return the logits (N, E, K) of a training on flipped labels, and these labels."""
+        """Return the logits (N, E, K) of a training on these labels, flipped or given by people, and the labels."""
         run = dataclasses.replace(self.run, flips=flips, percent=percent)
         path = self.out / f"{run.name}.npz"
         if not path.exists():
-            given = flipped(self.true, flips, percent / 100, np.random.default_rng(run.seed))
+            given = self._peoples_labels.get(flips)
+            if given is None:
+                given = flipped(self.true, flips, percent / 100, np.random.default_rng(run.seed))
             logits, _ = train(self.images, given, run, self.classes)
             save(path, logits=logits, given=given)
         with np.load(path) as arrays:
@@ -172,7 +181,7 @@ def show(rows: dict[str, list[Retrained]]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train whatever is not there yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, type=Path, help="folder of mnist10k.npz and cifar10_5k.npz")
+    parser.add_argument("--data", required=True, type=Path, help="folder of the data that the rows need")
     parser.add_argument("--out", required=True, type=Path, help="folder for what was trained")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all")
     parser.add_argument("--seeds", type=int, default=5, help="two or more (%(default)s)")

@@ -113,6 +113,23 @@ def test_training_and_test_data_share_no_image(data: Path) -> None:
         assert len(everything) == (120 if name == "mnist" else 100)
 
 
+def test_labels_of_people_stay_with_their_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = np.arange(100) % 10
+    people: dict[str, Any] = {kind: (clean + shift) % 10 for shift, kind in enumerate(noisy_runs.HUMAN_LABELS, 1)}
+    images = np.arange(100, dtype=np.uint8)[:, None, None, None] * np.ones((32, 32, 3), np.uint8)
+    np.savez(tmp_path / noisy_runs.HUMAN_FILE, images=images, clean=clean, **people)
+    monkeypatch.setattr(retraining, "train", lambda images, given, run, classes: (np.zeros((len(given), 1, 10)), None))
+    bench = retraining.Bench(tmp_path, tmp_path, "human", 200, 1)
+    assert len(bench.true) == 80
+    _, given = bench.first("aggre", 9)
+    assert given.tolist() == ((bench.true + 1 + list(people).index("aggre")) % 10).tolist()
+    # Brighter images come later in the file, where the classes are 0, 1, ..., 9, 0, 1, ...
+    test_images, test_labels = bench.test
+    brightness = torch.cat([bench.images, test_images])[:, 0, 0, 0]
+    labels_in_order = np.concatenate([bench.true, test_labels])[brightness.argsort().numpy()]
+    assert labels_in_order.tolist() == clean.tolist()
+
+
 def test_no_run_is_trained_twice(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
