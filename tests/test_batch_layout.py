@@ -130,6 +130,17 @@ def test_one_hot_rows_are_the_labels_whose_classes_the_loss_was_given() -> None:
     assert layout.labels == (2,)
 
 
+def test_labels_are_known_where_a_loss_compares_each_class_with_all_others() -> None:
+    def step(model: nn.Module, batch: Any) -> None:
+        logits = model(batch[0])
+        for k in range(K):
+            F.binary_cross_entropy_with_logits(logits[:, k], (batch[1] == k).float())
+
+    layout = observed((pixels(), CLASSES), step)
+    assert layout.labels == (1,)
+    assert not layout.renumbered
+
+
 def test_neither_of_two_entries_that_name_the_same_classes_is_guessed() -> None:
     batch = (pixels(), CLASSES.clone(), CLASSES.clone())
     assert observed(batch, lambda model, b: F.cross_entropy(model(b[0]), b[1] + 0)).labels is None

@@ -492,7 +492,28 @@ class BinaryOneHot(Segmenter):
         return F.binary_cross_entropy_with_logits(scores, given)
 
 
-@pytest.mark.parametrize("way", [Segmenter, BinaryOneHot])
+class EachClass(Segmenter):
+    """Compares each class with all others, as focal losses of some libraries do."""
+
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return sum(F.binary_cross_entropy_with_logits(scores[:, k], given[:, k]) for k in range(K))
+
+
+class FocalOfEachClass(Segmenter):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return sum(self.focal(scores[:, k : k + 1], given[:, k : k + 1]) for k in range(K))
+
+    def focal(self, scores: Tensor, given: Tensor) -> Tensor:
+        entropy = F.binary_cross_entropy_with_logits(scores, given, reduction="none")
+        return ((1 - torch.exp(-entropy)) ** 2 * entropy).mean()
+
+
+class FocalOfAll(FocalOfEachClass):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return self.focal(scores, given)
+
+
+@pytest.mark.parametrize("way", [Segmenter, BinaryOneHot, EachClass, FocalOfEachClass, FocalOfAll])
 def test_masks_in_one_hot_form_are_recorded_as_classes(tmp_path: Path, way: Callable[[], Segmenter]) -> None:
     monitor, model, given = TrainingDynamicsMonitor(history=False), way(), masks().clamp(min=0)
     one_hot = F.one_hot(given, K).movedim(-1, 1).float()

@@ -342,6 +342,21 @@ def test_explanations_of_the_script_are_drawn_where_the_record_gave_up(tmp_path:
     assert len(list((tmp_path / "dynalens" / "explanations").iterdir())) == 2
 
 
+class OwnOrder(DataLoader[Any]):
+    """May skip or reorder batches, so that no sample of it is known."""
+
+    def __iter__(self) -> Any:
+        yield from super().__iter__()
+
+
+def test_explanations_do_not_ask_a_record_that_gave_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DYNALENS", "dynamics,attribution")
+    with pytest.warns(UserWarning, match="switched off in this fit.*an `__iter__` of its own") as told:
+        trainer(tmp_path, max_epochs=1).fit(Classifier(), OwnOrder(dataset(), batch_size=4))
+    assert not [each for each in told if "Explanations" in str(each.message)]
+    assert len(list((tmp_path / "dynalens" / "environment" / "explanations").iterdir())) == 1
+
+
 def test_monitors_of_the_environment_can_be_pickled_for_spawned_processes() -> None:
     (monitor,) = callbacks_from_environment()
     copy = pickle.loads(pickle.dumps(monitor))

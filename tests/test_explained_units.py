@@ -65,6 +65,10 @@ def on_last_axis(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(logits.movedim(-1, 1), y.movedim(-1, 1))
 
 
+def of_each_class(logits: Tensor, y: Tensor) -> Any:
+    return sum(binary(logits[:, k], y == k) for k in range(K))
+
+
 def tagger() -> nn.Module:
     return nn.Sequential(nn.Embedding(WORDS, 4), nn.Linear(4, K))
 
@@ -86,11 +90,12 @@ def fit(folder: Path, model: Dense, x: Tensor, y: Tensor, *callbacks: Any) -> di
         (lambda: Dense(lambda z, y: F.cross_entropy(z, y.movedim(-1, 1))), Z, ONE_HOT.movedim(1, -1), CLASSES),
         (lambda: Dense(lambda z, y: F.cross_entropy(z, y.argmax(1))), Z, ONE_HOT, CLASSES),
         (lambda: Dense(lambda z, y: binary(z, F.one_hot(y, K).movedim(-1, 1))), Z, CLASSES, CLASSES),
+        (lambda: Dense(of_each_class), Z, CLASSES, CLASSES),
         (lambda: Dense(F.cross_entropy, nn.Conv3d(1, K, 1)), VOLUMES, (VOLUMES[:, 0] > 0).long(), VOLUMES[:, 0] > 0),
         (lambda: Dense(F.cross_entropy, nn.Conv1d(2, K, 1)), SIGNALS, (SIGNALS[:, 0] > 0).long(), SIGNALS[:, 0] > 0),
         (lambda: Dense(on_last_axis, tagger()), SENTENCES, TAGS, SENTENCES % K),
     ],
-    ids=["one-hot", "whole numbers", "last axis", "argmax", "made in the step", "volumes", "signals", "tags"],
+    ids=["one-hot", "whole numbers", "last axis", "argmax", "in the step", "each class", "volumes", "signals", "tags"],
 )
 def test_units_of_one_class_are_explained_whatever_holds_it(
     tmp_path: Path, model: Callable[[], Dense], x: Tensor, y: Tensor, classes: Tensor

@@ -1,16 +1,19 @@
 """Losses that begin after the first steps: what can still be told is recorded, what cannot ends no training."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 
 from dynalens import CaptureError, TrainingDynamicsMonitor, load_record
 from test_loss_of_labels import FixMatch, two_loaders
 from test_losses import assert_equals_the_definitions
-from training import Classifier, N, fit, fit_undisturbed, loader
+from training import Classifier, K, N, fit, fit_undisturbed, loader
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -85,6 +88,46 @@ def test_a_loss_that_cannot_be_told_from_another_ends_no_training_and_its_steps_
         assert record.meta.epochs == recorded
         assert record.meta.incomplete_epochs == incomplete
         assert record.table().attrs["incomplete_epochs"] == incomplete
+
+
+class BurnIn(Late):
+    """Its labels have a loss in the first epoch only, as of a network that learns variances after means."""
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], network: nn.Module) -> None:
+        super().__init__()
+        self.loss_of_labels, self.net = loss, nn.Sequential(network)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        output = self.net(x)
+        return output.exp().mean() if self.is_late(batch_idx) else self.loss_of_labels(output, y)
+
+
+@pytest.mark.parametrize(
+    ("loss", "network", "targets"),
+    [
+        (F.mse_loss, nn.Linear(4, 2), torch.randn(N, 2)),
+        (F.binary_cross_entropy_with_logits, nn.Linear(4, K), torch.randint(2, (N, K)).float()),
+        (F.cross_entropy, nn.Conv1d(4, K, 1), torch.randint(K, (N, 5))),
+        (F.cross_entropy, nn.Linear(4, K), torch.randint(K, (N,))),
+    ],
+    ids=["numbers", "several labels", "tokens", "classes"],
+)
+def test_epochs_without_one_recorded_step_end_no_training(
+    tmp_path: Path, loss: Callable[[Tensor, Tensor], Tensor], network: nn.Module, targets: Tensor
+) -> None:
+    inputs = torch.randn(N, 4, *targets.shape[1:2] if isinstance(network, nn.Conv1d) else ())
+    monitor = TrainingDynamicsMonitor(mean_probabilities=targets.ndim == 1)
+    with pytest.warns(UserWarning, match="training goes on.* not recorded"):
+        fit(
+            tmp_path,
+            monitor,
+            model=BurnIn(loss, network),
+            data=lambda: loader(TensorDataset(inputs, targets)),
+            max_epochs=3,
+        )
+    assert monitor.record.meta.incomplete_epochs == [1, 2]
+    assert monitor.statistics().presentations.tolist() == [1] * N
 
 
 class WarmsUp(FixMatch):

@@ -36,6 +36,8 @@ class NamedCallback(CallbackBase):
     """A callback with a name, by which a checkpoint tells its state from the states of other callbacks of its class."""
 
     name: str | None
+    idle = False
+    """Whether it does nothing in this fit: a script that does not know of it could not be followed."""
 
     @functools.cached_property  # Lightning asks for it at every hook
     def state_key(self) -> str:

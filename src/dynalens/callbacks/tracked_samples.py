@@ -13,17 +13,23 @@ from dynalens.logs import GallerySource
 
 
 class TrackedSamples:
-    """Asks the first TrainingDynamicsMonitor of a Trainer.
+    """Asks the first TrainingDynamicsMonitor of a Trainer that works in the fit.
 
     If there is none, it follows the loader itself when ids are needed.
-
-    Attributes:
-        tracker: That monitor, or None.
     """
 
     def __init__(self) -> None:
-        self.tracker: TrainingDynamicsMonitor | None = None
-        self._identity: SampleIdentity | None = None
+        self._tracker: TrainingDynamicsMonitor | None = None
+        self._own_identity: SampleIdentity | None = None
+
+    @property
+    def tracker(self) -> TrainingDynamicsMonitor | None:
+        """That monitor; None if there is none, or if it was switched off."""
+        return None if self._tracker is None or self._tracker.idle else self._tracker
+
+    @property
+    def _identity(self) -> SampleIdentity | None:
+        return self._own_identity if self.tracker is None else self.tracker.identity
 
     def install(self, trainer: Any, *, by_id: bool, gallery: GallerySource) -> None:
         """A fit begins.
@@ -33,19 +39,18 @@ class TrackedSamples:
             by_id: Whether ids are needed even without a tracker.
             gallery: Offers maps and words to the gallery of the tracker.
         """
-        trackers = [callback for callback in trainer.callbacks if isinstance(callback, TrainingDynamicsMonitor)]
-        self.tracker = trackers[0] if trackers else None
-        if self.tracker is not None:
-            self._identity = self.tracker.identity
-            self.tracker.draw_gallery_with(gallery)
+        trackers = (callback for callback in trainer.callbacks if isinstance(callback, TrainingDynamicsMonitor))
+        self._tracker = next((tracker for tracker in trackers if not tracker.idle), None)
+        if self._tracker is not None:
+            self._tracker.draw_gallery_with(gallery)
         elif by_id:
-            self._identity = SampleIdentity()
-            self._identity.install(trainer)
+            self._own_identity = SampleIdentity()
+            self._own_identity.install(trainer)
 
     def begin_epoch(self, trainer: Any) -> None:
         """Look at the loader again, because Lightning may have made a new one. A tracker does so itself."""
-        if self._identity is not None and self.tracker is None:
-            self._identity.start(trainer, None)
+        if self._own_identity is not None:
+            self._own_identity.start(trainer, None)
 
     def dataset(self, trainer: Any) -> Any:
         """Return the training dataset, or None."""
@@ -108,6 +113,6 @@ class TrackedSamples:
 
     def close(self) -> None:
         """Undo ``install``."""
-        if self._identity is not None and self.tracker is None:
-            self._identity.close()
-        self._identity = None
+        if self._own_identity is not None:
+            self._own_identity.close()
+        self._own_identity = None

@@ -166,7 +166,7 @@ def _usual_labels_of(batch: Any) -> Any:
 def summary(value: Any) -> str:
     """Return what an error says of a value."""
     if isinstance(value, Mapping):
-        return f"a dict with the keys {sorted(map(str, value))}"
+        return f"a dict with the keys {sorted(map(str, value.keys()))}"  # some iterate over their rows
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}, {value.dtype}"
     return f"a {type(value).__name__}" if value is not None else "nothing"

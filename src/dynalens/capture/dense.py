@@ -71,11 +71,11 @@ class DenseTargets:
         """
         logits, targets = logits.detach(), _squeeze_channel(logits, targets.detach())
         if targets.is_floating_point() or targets.is_complex():
-            has_several = self._multi_label or (loss_mask is not None and loss_mask.shape[1:] == targets.shape[1:])
-            classes = None if has_several else self._classes_of_one_hot(logits, targets)
+            label_mask = loss_mask if loss_mask is not None and loss_mask.shape == targets.shape else None
+            classes = None if self._multi_label else self._classes_of_one_hot(logits, targets, label_mask)
             if classes is None:
                 return None
-            targets = classes
+            targets, loss_mask = classes, loss_mask if label_mask is None else label_mask.any(dim=1)
         targets = mark_ignored(targets, loss_mask, class_weight)
         place = self._first_place(targets) if logits.ndim == 3 else 0
         if logits.ndim == 2 and targets.shape == logits.shape[:1]:
@@ -175,15 +175,22 @@ class DenseTargets:
             return targets.squeeze(1)
         return targets if targets.ndim == 3 else None
 
-    def _classes_of_one_hot(self, logits: Tensor, targets: Tensor) -> Tensor | None:
+    def _classes_of_one_hot(self, logits: Tensor, targets: Tensor, label_mask: Tensor | None) -> Tensor | None:
         """Return the class of each token or pixel from one-hot targets (N, K, ...); None if they are not one-hot.
 
-        In the first batch all targets must be one-hot. In later batches, targets that are not are marked as no class on
-        the device.
+        In the first batch all targets that count must be one-hot, and count with all K labels. In later batches,
+        targets for which this does not hold are marked as no class on the device.
+
+        Args:
+            logits: Those of the loss.
+            targets: Its targets.
+            label_mask: Which of them have a part in the loss, in their shape; None: each class of all, or of none.
         """
         if targets.ndim < 3 or targets.shape != logits.shape or targets.shape[1] < 2:
             return None
         is_one_hot = ((targets == 0) | (targets == 1)).all(dim=1) & (targets.sum(dim=1) == 1)
+        if label_mask is not None:
+            is_one_hot = (is_one_hot & label_mask.all(dim=1)) | ~label_mask.any(dim=1)
         if not self._has_one_hot and not bool(is_one_hot.all()):
             return None
         self._has_one_hot = True

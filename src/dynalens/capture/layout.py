@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dynalens.capture.columns import joined_columns
 from dynalens.capture.entries import Path, entry_at, leaves
 from dynalens.capture.flat_targets import FlatTargets
 from dynalens.capture.given_inputs import GivenInputs
@@ -219,7 +220,8 @@ class BatchObserver:
                 self._calls.append(ModuleCall(matches, [tensor for _, tensor in leaves(outputs)], scalings))
 
     def _layout_of_step(self, units: tuple[str, Tensor] | None) -> BatchLayout:
-        loss = next((call for call in self._losses if call.logits.requires_grad), None)
+        losses = [call for call in self._losses if call.logits.requires_grad]
+        loss = (joined_columns(losses) if len(losses) > 1 else None) or next(iter(losses), None)
         entries, layout = dict(self._leaves), self.layout
         targets = _Targets() if loss is None else _targets_of(self._leaves, loss, None if units is None else units[0])
         if targets.path is None and units is not None:

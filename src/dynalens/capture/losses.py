@@ -1,7 +1,8 @@
 """The losses of a step, and which of them it trains on: those whose gradients reach parameters."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,10 @@ from dynalens.observation import nodes_behind
 _LEAF = "torch::autograd::AccumulateGrad"
 _HIDING = "CheckpointFunctionBackward"
 """torch's operation for activation checkpoints. The parameters behind it are not in the graph."""
+
+
+_MOST_KINDS = 3
+"""Of how many kinds of losses or operations an error speaks: more say no more."""
 
 
 class Reach(NamedTuple):
@@ -85,7 +90,19 @@ def calls_in_words(calls: Sequence[LossCall]) -> str:
     if not calls:
         return "none"
     shapes = [f"{call.name} of {list(call.logits.shape)} and {list(call.targets.shape)}" for call in calls]
-    return f"{len(calls)}: " + "; ".join(shapes)
+    return f"{len(calls)}: " + in_few_words(shapes)
+
+
+def in_few_words(items: Iterable[str]) -> str:
+    """Return descriptions of a step's losses or operations as one text: each once, and of many kinds the first three.
+
+    Example:
+        >>> in_few_words(["sigmoid of [4, 2]"] * 80 + ["loss of [4]"])
+        'sigmoid of [4, 2] (80 times); loss of [4]'
+    """
+    numbers = Counter(items)
+    kinds = [item if number == 1 else f"{item} ({number} times)" for item, number in numbers.items()]
+    return "; ".join(kinds if len(kinds) <= _MOST_KINDS else [*kinds[:_MOST_KINDS], "and others"])
 
 
 class StepLosses:

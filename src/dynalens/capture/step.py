@@ -17,7 +17,7 @@ from dynalens.capture.graph_loss import ObservedLoss, in_words
 from dynalens.capture.label_rows import SeveralLabels, log_odds, mark_ignored, with_ignored
 from dynalens.capture.loss_inputs import warn_of_probabilities
 from dynalens.capture.loss_tap import BINARY, NUMBERS_TAP, PROBABILITIES, TAP, DirectImports, LossCall
-from dynalens.capture.losses import StepLosses, calls_in_words, reach
+from dynalens.capture.losses import StepLosses, calls_in_words, in_few_words, reach
 from dynalens.capture.merging import RowsOf, check_returned, merged_parts
 from dynalens.capture.one_loss import Choose, OneLoss
 from dynalens.capture.presentation import Presentation, nodes_of_logits, presentation_of_units
@@ -342,7 +342,7 @@ class StepCapture:
         if self._observed_loss.passes > 1:
             raise self._ambiguous(f"{self._observed_loss.passes} backward passes from losses of another kind")
         if len(activations) != 1:
-            raise self._ambiguous("none" if not activations else "; ".join(map(in_words, activations)))
+            raise self._ambiguous("none" if not activations else in_few_words(map(in_words, activations)))
         rows = self._observed_loss.several_labels(samples, rows_of)
         if rows is None:
             labels, selection = self._observed_loss.labels_in(samples, rows_of)

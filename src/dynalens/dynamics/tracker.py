@@ -184,6 +184,8 @@ class TrainingDynamics:
             index, rows = exchange(index, rows, step)
         if len(rows) > ROWS and len(index) and not self._room:  # this process may have had no presentation
             self._adopt(UnitKind.told_by(len(rows) - ROWS, int(rows[ROWS + KIND, 0])))
+        if not len(index) and self.kind is not None:  # nothing has said how many numbers the units have
+            rows = np.zeros((ROWS + self.kind.numbers, 0), rows.dtype)
         self._check(index, rows)
         if self._is_regression:
             rows = rows_within_tolerance(self._state, index, rows, self._tolerance)
