@@ -465,6 +465,25 @@ class Sigmoid(OneLogit):
         return F.binary_cross_entropy(scores.sigmoid(), given)
 
 
+class Overlap(Segmenter):
+    """A Dice loss, as library modules have: it compares no pixel by itself."""
+
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return self.dice(scores.softmax(dim=1), F.one_hot(given.clamp(min=0), K).movedim(-1, 1))
+
+    def dice(self, p: Tensor, y: Tensor) -> Tensor:
+        return 1 - 2 * (p * y).sum() / (p + y).sum()
+
+
+class OverlapOfOne(Overlap, OneLogit):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net[-1] = nn.Conv2d(6, 1, (1, 2), padding=(0, 1))
+
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return self.dice(scores.sigmoid(), given)
+
+
 def segmented(model: Segmenter) -> tuple[TensorDataset, Tensor]:
     if isinstance(model, OneLogit):
         given = (masks() == 1).long()
@@ -472,9 +491,10 @@ def segmented(model: Segmenter) -> tuple[TensorDataset, Tensor]:
     return TensorDataset(images(), masks(), torch.arange(N)), masks()
 
 
-@pytest.mark.parametrize("way", [Segmenter, FlatPixels, OneLogit, Squeezed, FlatLogits, Sigmoid])
+@pytest.mark.parametrize("way", [Segmenter, FlatPixels, OneLogit, Squeezed, FlatLogits, Sigmoid, Overlap, OverlapOfOne])
 def test_losses_of_pixels_are_recorded(tmp_path: Path, way: Callable[[], Segmenter]) -> None:
-    monitor, model = TrainingDynamicsMonitor(history=False), way()
+    model = way()
+    monitor = TrainingDynamicsMonitor(history=False, capture="module:net" if isinstance(model, Overlap) else "auto")
     data, given = segmented(model)
     run(tmp_path, model, monitor, data=data)
     presentations: dict[int, list[tuple[Array, Array]]] = {}

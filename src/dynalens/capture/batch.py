@@ -9,7 +9,7 @@ from dynalens.capture.entries import entry_at, leaves
 from dynalens.capture.labels import class_labels
 from dynalens.capture.layout import BatchLayout
 from dynalens.capture.sequences import attended_tokens
-from dynalens.keys import INPUT_KEYS, LABEL_KEYS
+from dynalens.keys import INPUT_KEYS, LABEL_KEYS, UNIT_LABEL_KEYS
 from dynalens.observation import is_tokens
 
 _INPUTS = (
@@ -67,6 +67,25 @@ def labels_of(batch: Any, *, remedy: str = "`capture=` with a callable(outputs, 
             f"{len(candidates)} in {summary(batch)}. Pass {remedy}."
         )
     return candidates[0]
+
+
+def labels_beside(batch: Any, logits: Any) -> Any:
+    """Return the labels of the batch that logits are compared with: of samples, or of pixels, signals or volumes.
+
+    Those of pixels are the only entry that has their axes, after the first entry or under a usual key of labels.
+
+    Example:
+        >>> labels_beside([Tensor(5, 1, 8, 8), Tensor(5, 8, 8)], Tensor(5, 3, 8, 8)).shape
+        torch.Size([5, 8, 8])
+    """
+    if not isinstance(logits, Tensor) or logits.ndim < 3:
+        return labels_of(batch)
+    n, units = len(logits), logits.shape[2:]
+    is_listed = not isinstance(batch, Mapping)
+    places = [(path, leaf) for path, leaf in leaves(batch) if path]
+    entries = [leaf for path, leaf in places if (path[0] != 0 if is_listed else path[-1] in UNIT_LABEL_KEYS)]
+    masks = [entry for entry in entries if entry.shape in ((n, *units), (n, 1, *units), logits.shape)]
+    return masks[0] if len(masks) == 1 else labels_of(batch)
 
 
 def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | None = None) -> tuple[Tensor, Tensor]:

@@ -215,7 +215,9 @@ class ObservedLoss:
         return CaptureError(
             f"Expected a loss of the batch's labels and {in_words(activation)}, got one that does not use these "
             "labels, or uses others, too. Return a dict with `loss`, `logits` and `targets` from "
-            "`training_step`, or pass `capture=` with a callable(outputs, batch) -> (logits, targets)."
+            "`training_step`, or pass `capture=` with a callable(outputs, batch) -> (logits, targets). If it uses the "
+            "batch's labels in another form, as losses of ranks and overlaps do, pass `capture='module:<name>'` with "
+            "the layer that gives the logits."
         )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.capture.advice import REMEDY, not_one_loss
-from dynalens.capture.batch import CaptureError, holds, labels_of, summary
+from dynalens.capture.batch import CaptureError, holds, labels_beside, summary
 from dynalens.capture.capture_argument import Capture, function_of, layer_name_of
 from dynalens.capture.dense import DenseTargets
 from dynalens.capture.graph import Node
@@ -259,7 +259,8 @@ class StepCapture:
             return self._checked(*with_ignored(*self._function(outputs, batch)), source="logits and targets: `capture`")
         if self._layer is not None:
             source = f"logits: output of {self._layer_name}; targets: of the batch"
-            return self._checked(self._layer_output(), labels_of(samples), source=source)._replace(of_layer=True)
+            output = self._layer_output()
+            return self._checked(output, labels_beside(samples, output), source=source)._replace(of_layer=True)
         keys = isinstance(outputs, (dict, Mapping)) and "logits" in outputs and "targets" in outputs
         if self.capture == "outputs" or (self.capture in ("auto", "labels") and keys):
             numbers = None if keys else self._from_numbers(outputs, samples, rows_of)
