@@ -336,8 +336,8 @@ class TrainingDynamics:
         if changes:
             raise ValueError(
                 f"Expected the label of a sample to stay the same, got {changes} samples whose label changed "
-                "between presentations. Either the indices do not belong to the rows of the batch, or labels are "
-                "drawn anew. Let the dataset return its index and pass `index=`."
+                "between presentations. If the indices do not belong to the rows of the batch, let the dataset return "
+                "its index and pass `index=`. If targets are drawn anew, as noise is, leave the monitor out."
             )
 
     def _adopt_classes(self, classes: int) -> None:
