@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from dynalens import AttributionMonitor, ConceptMonitor, load_record
-from dynalens.callbacks.environment import callbacks_from_environment
+from dynalens import AttributionMonitor, ConceptMonitor, LayerMonitor, TrainingDynamicsMonitor, load_record
+from dynalens.callbacks.environment import _HOOKS, callbacks_from_environment
 from training import Classifier, N, dataset, images, labels, loader, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
@@ -362,3 +362,10 @@ def test_monitors_of_the_environment_can_be_pickled_for_spawned_processes() -> N
     copy = pickle.loads(pickle.dumps(monitor))
     assert type(copy) is type(monitor)
     assert copy.state_key == monitor.state_key
+
+
+@pytest.mark.parametrize("monitor", [AttributionMonitor, ConceptMonitor, LayerMonitor, TrainingDynamicsMonitor])
+def test_each_hook_in_which_a_monitor_works_is_guarded(monitor: type) -> None:
+    hooks = {name for name, hook in vars(pl.Callback).items() if callable(hook) and not name.startswith("_")}
+    own_hooks = {name for name in hooks if getattr(monitor, name) is not getattr(pl.Callback, name)}
+    assert own_hooks <= set(_HOOKS)

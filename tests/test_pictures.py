@@ -16,6 +16,7 @@ from dynalens.pictures import (
     ExplanationRow,
     FilmStrip,
     Normalisation,
+    PassingCopies,
     Suspect,
     SuspectWatch,
     drawing,
@@ -402,6 +403,16 @@ def test_indices_on_the_device_give_the_same_pictures_without_a_wait(monkeypatch
     by_device.take()
     assert by_host.pictures.keys() == by_device.pictures.keys() == {5, 7}
     assert all(np.array_equal(by_host.pictures[i], by_device.pictures[i]) for i in (5, 7))
+
+
+def test_copies_of_one_shape_at_a_time_take_memory_on_the_device() -> None:
+    copies, every_shape = PassingCopies(most_shapes=1), PassingCopies()
+    for watch in (copies, every_shape):
+        watch.follow([1, 2])
+        watch._look_up(torch.tensor([1, 3]), torch.zeros(2, 4), torch.clone)
+        watch._look_up(torch.tensor([2, 4]), torch.ones(2, 5), torch.clone)
+    assert {sample: copy.tolist() for sample, copy in copies.take().items()} == {2: [[1.0] * 5]}
+    assert every_shape.take().keys() == {1, 2}
 
 
 @pytest.mark.parametrize("shape", [(3, 224, 180), (2, 5000), (1, 8, 8), (1, 4, 20, 20)])

@@ -23,7 +23,7 @@ NAME = "environment"
 _HOOKS = (
     "setup", "load_state_dict", "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_before_backward",
     "on_train_batch_end", "on_validation_epoch_start", "on_validation_batch_start", "on_validation_batch_end",
-    "on_train_epoch_end", "on_train_end", "teardown", "state_dict", "on_exception",
+    "on_validation_end", "on_train_epoch_end", "on_train_end", "teardown", "state_dict", "on_exception",
 )  # fmt: skip
 """In which the monitors work."""
 

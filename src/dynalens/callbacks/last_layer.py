@@ -60,8 +60,7 @@ class LastLayer:
 
     def close(self) -> None:
         """End the watch: what runs from now on is not the step's forward pass."""
-        if self._layer is not None:
-            self._step.close()
+        self._step.close()
 
     def record(self, presentation: Presentation) -> None:
         """Add a step whose logits and targets are known.

@@ -68,8 +68,7 @@ class LayerFeatures:
 
     def close(self) -> None:
         """End the watch: the step has run."""
-        if self.name is not None:
-            self._step.close()
+        self._step.close()
 
     def of_step(self, nodes: Sequence[Any], samples: int, views: int) -> Features | None:
         """Return the layer's output for the step's logits, and drop it; None without a layer.

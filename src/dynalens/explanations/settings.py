@@ -12,7 +12,7 @@ from dynalens.explanations.collector import given_samples
 from dynalens.explanations.regions import Where
 from dynalens.explanations.tokens import check_inputs
 from dynalens.faithfulness import METRICS_OF_REGIONS, CurveSettings, check_metrics
-from dynalens.robustness import check_robustness
+from dynalens.robustness import check_robust_inputs, check_robustness
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,8 @@ class MapSettings:
             inputs: Of the samples.
             strict: Whether all maps and metrics must be defined. If not, one of the maps must be.
         """
-        check_inputs(
-            inputs, methods=self.methods, metrics=self.metrics, baseline=self.baseline, robustness=self.robustness,
-            strict=strict,
-        )  # fmt: skip
+        check_robust_inputs(inputs, self.robustness)
+        check_inputs(inputs, self.methods, self.metrics, self.baseline, strict=strict)
 
 
 @dataclass(frozen=True)

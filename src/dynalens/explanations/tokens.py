@@ -11,31 +11,20 @@ from dynalens.capture import MASK
 from dynalens.faithfulness import METRICS_OF_MAPS, METRICS_OF_REGIONS, METRICS_UNDER_NOISE
 from dynalens.notices import warn
 from dynalens.observation import is_tokens
-from dynalens.robustness import check_robust_inputs
 
 
 def check_inputs(
-    inputs: Tensor,
-    *,
-    methods: Sequence[Method],
-    metrics: Sequence[str],
-    baseline: Any,
-    robustness: Sequence[str] = (),
-    strict: bool = True,
+    inputs: Tensor, methods: Sequence[Method], metrics: Sequence[str], baseline: Any, *, strict: bool = True
 ) -> None:
     """Raise a ValueError if inputs are tokens and a method, a metric or the baseline is not defined for tokens.
-
-    Checks of robustness are refused for rows of a table as well, if they are not defined for them.
 
     Args:
         inputs: Of the samples.
         methods: Names of maps, or callables.
         metrics: Names of metrics.
         baseline: What replaces tokens in curves: a token, or a word that stands for a kind of picture.
-        robustness: Names of attacks and corruptions.
         strict: Whether all methods and metrics must be defined. If not, one of the methods must be.
     """
-    check_robust_inputs(inputs, robustness)
     blind_methods, blind_metrics = _undefined(inputs, methods, metrics, baseline)
     if len(blind_methods) == len(methods) or (strict and blind_methods + blind_metrics):
         raise ValueError(_undefined_in_words(inputs, methods, metrics, baseline))

@@ -102,7 +102,8 @@ def maximise_activation(
     generator = torch.Generator().manual_seed(seed)
     low, high = (torch.as_tensor(end, dtype=torch.float32, device=device).view(-1, 1, 1) for end in (low, high))
     with undisturbed(model):
-        spectrum = _START * torch.randn(len(units), *_frequencies(size), 2, generator=generator)
+        frequencies = size[1], size[2] // 2 + 1
+        spectrum = _START * torch.randn(len(units), size[0], *frequencies, 2, generator=generator)
         spectrum, scale = nn.Parameter(spectrum.to(device)), _scale(size).to(device)
         moments = torch.zeros_like(spectrum), torch.zeros_like(spectrum)
         for step in range(1, steps + 1):
@@ -223,10 +224,6 @@ def _activations(output: Tensor, units: Sequence[int], source: str) -> Tensor:
         torch.arange(len(units), device=output.device), torch.tensor(units, device=output.device)
     ].float()
     return activations.flatten(1).mean(dim=1) if activations.ndim > 1 else activations
-
-
-def _frequencies(size: Sequence[int]) -> tuple[int, int, int]:
-    return size[0], size[1], size[2] // 2 + 1
 
 
 def _scale(size: Sequence[int]) -> Tensor:

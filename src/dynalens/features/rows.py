@@ -127,12 +127,10 @@ class FeatureRows:
         max_rows = self._budget // (width * _DTYPE.itemsize)
         # If ids appear one after another, the number of rows is doubled within the budget, so that few copies are made.
         room = num_samples if not length else min(max(num_samples, 2 * length), max_rows)
+        values = self._values if length else torch.zeros(1, width, dtype=_DTYPE, device=device)
         self._values, self._has_row, self._stamp = (
-            _longer(t, room - length, keep=length) for t in (self._values_of(width, device), self._has_row, self._stamp)
+            _longer(t, room - length, keep=length) for t in (values, self._has_row, self._stamp)
         )
-
-    def _values_of(self, width: int, device: torch.device) -> Tensor:
-        return self._values if len(self._has_row) > 1 else torch.zeros(1, width, dtype=_DTYPE, device=device)
 
 
 def _longer(tensor: Tensor, extra: int, *, keep: int) -> Tensor:

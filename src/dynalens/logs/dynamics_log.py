@@ -191,10 +191,10 @@ class DynamicsLog:
 
     def note(self, rows: Tensor, units: UnitPresentation | None) -> None:
         """Keep the targets of an audit's samples, and which pixels of suspects' masks a step contradicts."""
-        if units is None:
+        if units is None or self.pictures is None:  # switched off, like all other parts
             return
         with self._or_switched_off():
-            if self.pictures is not None and units.marks is not None:
+            if units.marks is not None:
                 self.pictures.watch.mark(rows, units.marks)
             if self._audit is not None:
                 self._audit.note(rows, units)

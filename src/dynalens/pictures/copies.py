@@ -9,6 +9,10 @@ from torch import Tensor
 class PassingCopies:
     """Keeps the newest copy for each of some samples. Nothing waits for the device until :meth:`take`.
 
+    Args:
+        most_shapes: If batches hold indices on a device, copies of each shape take room for all samples there. Those of
+            so many shapes are kept, the newest ones. None: all.
+
     Example:
         >>> copies = PassingCopies()
         >>> copies.follow([5])
@@ -17,7 +21,8 @@ class PassingCopies:
         {5: tensor([[1.]])}
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_shapes: int | None = None) -> None:
+        self._most_shapes = most_shapes
         self._samples: set[int] = set()
         self._order = torch.empty(0, dtype=torch.int64)
         self._copies: dict[int, Tensor] = {}
@@ -71,6 +76,8 @@ class PassingCopies:
                 self._on_device[entry] = is_match | was_match, newest
                 return
         self._on_device.append((is_match, copies))
+        if self._most_shapes is not None:
+            del self._on_device[: -self._most_shapes]
 
 
 def by_shape(copies: dict[int, Tensor]) -> list[list[int]]:

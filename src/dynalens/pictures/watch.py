@@ -55,7 +55,7 @@ class SuspectWatch:
         self.texts: dict[int, str] = {}
         self._traces: dict[int, dict[int, float]] = {}
         self._epochs: list[int] = []
-        self._inputs, self._marks = PassingCopies(), PassingCopies()
+        self._inputs, self._marks = PassingCopies(most_shapes=1), PassingCopies(most_shapes=1)
 
     def follow(self, samples: Sequence[int], device: torch.device | None = None) -> None:
         """Follow these samples from now on, and drop the others.
