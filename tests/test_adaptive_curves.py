@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dynalens.explanations.dense import joined_curve
 from dynalens.faithfulness import Curve, CurveSettings, deletion_curve, faithfulness_curves
 from toys import SumOfPixels
 
@@ -142,3 +143,12 @@ def test_curves_are_resampled_by_straight_lines() -> None:
 def test_single_curves_have_a_number_of_steps() -> None:
     with pytest.raises(ValueError, match="`steps` to be a number, got 'auto'"):
         deletion_curve(SumOfPixels(), torch.ones(1, 1, 2, 2), torch.tensor([0]), torch.rand(1, 2, 2), steps="auto")  # type: ignore[arg-type]  # on purpose
+
+
+def test_curves_of_single_samples_with_other_numbers_of_points_keep_their_areas() -> None:
+    two = Curve(torch.tensor([[1.0, 0.5]]), torch.tensor([[0.0, 1.0]]).double(), torch.tensor([0]))
+    three = Curve(torch.tensor([[1.0, 0.5, 0.25]]), torch.tensor([[0.0, 0.5, 1.0]]).double(), torch.tensor([1]))
+    joined = joined_curve([two, three])
+    assert joined.values.tolist() == [[1.0, 0.5, 0.5], [1.0, 0.5, 0.25]]
+    assert joined.fractions.tolist() == [[0.0, 1.0, 1.0], [0.0, 0.5, 1.0]]
+    assert joined.areas.tolist() == [0.75, 0.5625]

@@ -339,6 +339,25 @@ def test_pairs_of_classes_and_unknown_layers_are_refused() -> None:
         explain(Net(), images(), Y, methods=method, method_args={method: {"layer": "convv"}})
 
 
+class Recurrent(nn.Module):
+    """A network with a layer that returns two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = nn.GRU(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, series: Tensor) -> Tensor:
+        outputs, state = self.gru(series.transpose(1, 2))
+        logits: Tensor = self.head(outputs.mean(dim=1) + state[0])
+        return logits
+
+
+def test_a_layer_that_returns_several_tensors_is_refused() -> None:
+    method = "captum:LayerGradientXActivation"
+    with pytest.raises(ValueError, match="LayerGradientXActivation to give one map for each of 2 images, got a tuple"):
+        explain(Recurrent(), torch.rand(2, 4, 6), Y, methods=method, method_args={method: {"layer": "gru"}})
+
+
 def test_the_error_says_what_to_install_where_captum_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 

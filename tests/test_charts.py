@@ -184,6 +184,14 @@ def test_pairs_of_classes_are_counted_by_hand() -> None:
     assert counts.tolist() == [[0, 2], [1, 0]]
 
 
+def test_the_matrix_says_of_how_many_classes_it_shows_the_most_frequent(monkeypatch: pytest.MonkeyPatch) -> None:
+    legends = list[str]()
+    monkeypatch.setattr(axes.Axes, "legend", lambda _, entries: legends.extend(text for text, _ in entries))
+    class_pairs(np.arange(20), np.roll(np.arange(20), 1))
+    class_pairs(np.arange(12), np.roll(np.arange(12), 1))
+    assert legends == ["the 12 classes with the most, of 20"]
+
+
 def test_the_matrix_cuts_names_and_shows_numbers_where_they_would_be_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     written = list[str]()
 

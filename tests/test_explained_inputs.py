@@ -446,6 +446,14 @@ def test_samples_are_spread_over_the_classes_of_a_sorted_validation_set(tmp_path
         assert sorted(np.bincount(explanation(tmp_path, epoch)["labels"])) == [1, 1, 2]
 
 
+def test_a_selection_takes_samples_of_one_shape() -> None:
+    selection = BalancedSelection(2)
+    assert selection.result() is None
+    assert selection.offer(torch.zeros(1, 1, 2, 2), [0], str) == {"0": 0}
+    assert selection.offer(torch.zeros(1, 1, 3, 3), [1], str) == {}
+    assert selection.ids == ["0"]
+
+
 def test_a_selection_is_as_even_as_its_stream() -> None:
     selection = BalancedSelection(4)
     for batch in ([0, 0, 0, -1], [0, 0, 1, 0], [1, 2, 0], [3]):

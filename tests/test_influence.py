@@ -20,6 +20,7 @@ from dynalens import (
     self_influence,
     show_in_report,
 )
+from dynalens.influences.last_layer import LastLayer
 from dynalens.report import write_report
 from test_undisturbed_training import differences
 from training import Classifier, K, N, fit, images, labels
@@ -365,3 +366,21 @@ def test_logits_of_several_heads_are_refused_and_the_advice_works(tmp_path: Path
         influence(None, file, model, data, test, learning_rate=1.0)
     result = influence(None, file, model, data, test, learning_rate=1.0, forward=lambda x: model(x)[1])
     assert result.values.tolist() == [[pytest.approx(3.0)]]
+
+
+class Twice(nn.Module):
+    """A network that calls its only layer twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.head(x))
+        return logits
+
+
+def test_a_last_layer_that_is_called_twice_is_refused() -> None:
+    model = Twice()
+    with pytest.raises(ValueError, match=r"called once .* got calls with inputs of shapes \[\(3, 2\), \(3, 2\)\]"):
+        LastLayer(model, model.head, model, own_loss=False)(torch.rand(3, 2))

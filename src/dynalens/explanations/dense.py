@@ -240,12 +240,14 @@ def joined_results(results: Sequence[ExplanationResult], units: Sequence[Explain
 
 
 def _joined_faithfulness(parts: Sequence[Faithfulness]) -> Faithfulness:
-    curves = {name: _curve([part.curves[name] for part in parts]) for name in _in_all([part.curves for part in parts])}
+    curves = {
+        name: joined_curve([part.curves[name] for part in parts]) for name in _in_all([part.curves for part in parts])
+    }
     names = _in_all([part.values for part in parts])
     return Faithfulness(curves, {name: torch.cat([part.values[name] for part in parts]) for name in names})
 
 
-def _curve(curves: Sequence[Curve]) -> Curve:
+def joined_curve(curves: Sequence[Curve]) -> Curve:
     """Return curves of single samples as one curve. Those with fewer points repeat their last point."""
     evaluations = torch.cat([curve.evaluations for curve in curves])
     if curves[0].fractions.ndim == 1:

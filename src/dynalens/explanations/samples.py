@@ -155,8 +155,6 @@ class ExplainedSamples:
             position: Position of its first sample in the validation set, if it is known.
             ids: Function that returns the ids of its samples in the training set, if they are known.
         """
-        if self.is_chosen:
-            return
         images, labels = self._read_batch(batch, classes=True)
         name_of = _names(images, position, None if ids is None else id_list(ids()))
         classes = self._classes(labels)
