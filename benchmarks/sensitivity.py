@@ -22,7 +22,7 @@ from sklearn.metrics import average_precision_score
 from suspects import margins, recorded, shorter, stored
 
 from dynalens.dynamics import SampleStatistics
-from dynalens.dynamics.weighting import GROWTH
+from dynalens.dynamics.weighting import FALL, GROWTH
 from dynalens.suspicion import confusions, score, streaming_score
 
 Array = npt.NDArray[Any]
@@ -40,10 +40,14 @@ CONSTANTS: dict[str, tuple[Any, Sequence[float]]] = {
 """Module and values of each constant."""
 
 POWERS = ((3, 2), (0, 0), (1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 1), (3, 3), (3, 4), (4, 2), (4, 3), (4, 4))
-"""Of min(t + 1, 10) and of the training error in the weight of epoch t, the order's own first."""
+"""Of g and of the training error in the weight of epoch t (``epoch_weight``), the order's own first."""
 
-GROWTHS = (5, 8, 10, 12, 15, 20, math.inf)
-"""Epochs over which the weight of an epoch grows."""
+CLOCKS = (
+    *((growth, FALL) for growth in (5, 8, GROWTH, 12, 15, 20)),
+    *((GROWTH, fall) for fall in (0, 1, 2, 4, 6, math.inf)),
+    (GROWTH, None),
+)
+"""Epochs over which the weight grows in any case, and the power of the error afterwards; None: it stops there."""
 
 GROUPS: dict[str, Callable[[Run], bool]] = {
     "human": lambda run: run.data == HUMAN,
@@ -83,12 +87,23 @@ def presented(logits: Array, given: Array) -> dict[str, Array]:
     }
 
 
-def reweighted(one: Stored, powers: tuple[float, float], growth: float = GROWTH) -> SampleStatistics:
-    """Return the record as if epoch t had the weight min(t + 1, growth)^a * error^b."""
+def reweighted(
+    one: Stored, powers: tuple[float, float], growth: int = GROWTH, fall: float | None = FALL
+) -> SampleStatistics:
+    """Return the record as if epoch t had the weight g^a * error^b; see :data:`CLOCKS` for the other arguments."""
     error = (one.presentations["margin"] <= 0).mean(0)
-    weight = np.minimum(np.arange(len(error)) + 1.0, growth) ** powers[0] * error ** powers[1]
+    weight = grown(error, growth, fall) ** powers[0] * error ** powers[1]
     weight = weight / weight.sum() if weight.sum() else np.full(len(error), 1 / len(error))
     return replace(one.statistics, **{f"weighted_{name}": each @ weight for name, each in one.presentations.items()})
+
+
+def grown(error: Array, growth: int, fall: float | None) -> Array:
+    """Return g of each epoch: t + 1 up to ``growth``, later (t + 1) min(1, error / error then)^fall, or ``growth``."""
+    count = np.arange(len(error)) + 1.0
+    if fall is None or len(error) <= growth:
+        return np.minimum(count, growth)
+    ratio = np.minimum(1, error / max(error[growth - 1], 1e-12))
+    return count * np.where(count > growth, ratio**fall, 1)
 
 
 def precisions(runs: Sequence[Stored], record: Callable[[Stored], SampleStatistics]) -> list[float]:
@@ -137,19 +152,20 @@ def by_length(runs: Sequence[Stored]) -> None:
     for one in sorted(runs, key=lambda one: (one.run.data != HUMAN, _epochs(one))):
         kind = "human" if one.run.data == HUMAN else "flips"
         groups.setdefault(f"{kind}, {_epochs(one)} epochs", []).append(one)
-    print("\n| weights grow for | " + " | ".join(f"{name} ({len(part)})" for name, part in groups.items()) + " |")
+    print("\n| weights grow for, then | " + " | ".join(f"{name} ({len(part)})" for name, part in groups.items()) + " |")
     print("|---" * (len(groups) + 1) + "|")
     orders: dict[str, Callable[[Stored], Array]] = {"AUM": lambda one: -one.statistics.margin}
-    for growth in GROWTHS:
-        own = " (default)" if growth == GROWTH else ""
-        orders[f"{growth:g} epochs{own}"] = partial(_order, growth=growth)
+    for growth, fall in CLOCKS:
+        own = " (default)" if (growth, fall) == (GROWTH, FALL) else ""
+        later = "stops" if fall is None else f"power {fall:g}"
+        orders[f"{growth} epochs, {later}{own}"] = partial(_order, growth=growth, fall=fall)
     for name, order in orders.items():
         means = [np.mean([average_precision_score(one.wrong, order(one)) for one in part]) for part in groups.values()]
         print(f"| {name} | " + " | ".join(f"{100 * mean:.1f}" for mean in means) + " |", flush=True)
 
 
-def _order(one: Stored, growth: float) -> Array:
-    return streaming_score(reweighted(one, POWERS[0], growth))
+def _order(one: Stored, growth: int, fall: float | None) -> Array:
+    return streaming_score(reweighted(one, POWERS[0], growth, fall))
 
 
 def _epochs(one: Stored) -> int:

@@ -20,7 +20,8 @@ import torch
 from noisy_runs import BAG, HUMAN, JUDGED, SMALL, TEXTS, TUNED, Run, grid, load, out_of_fold
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from dynalens.dynamics import SampleStatistics, TrainingDynamics, epoch_weight
+from dynalens.dynamics import SampleStatistics, TrainingDynamics
+from dynalens.dynamics.weighting import EpochWeights
 from dynalens.suspicion import assess, flagged
 from dynalens.suspicion.published_scores import named_scores
 
@@ -74,7 +75,8 @@ def margin_scores(margin: Array) -> dict[str, Array]:
     W weighs epochs as the order does (``epoch_weight``); EMA is an exponential moving average with a step of 0.3.
     """
     epochs = margin.shape[1]
-    weight = np.array([epoch_weight(epoch, error) for epoch, error in enumerate((margin <= 0).mean(0))])
+    weights = EpochWeights()
+    weight = np.array([weights.next(epoch, error) for epoch, error in enumerate((margin <= 0).mean(0))])
     moving = margin[:, 0]
     for epoch in range(1, epochs):
         moving = 0.7 * moving + 0.3 * margin[:, epoch]

@@ -227,7 +227,7 @@ def test_a_small_run_is_trained_once_and_read(tmp_path: Path, capsys: pytest.Cap
     assert lines[0] == "| constant | value | human (0) | pair and class flips (0) | other flips (3) |"
     own = {line.split(" | ")[-1] for line in lines[: lines.index("")] if "(default)" in line}
     assert len(own) == 1  # with its own value, no constant changes the order
-    assert "| weights grow for | flips, 3 epochs (1) | flips, 5 epochs (1) | flips, 12 epochs (1) |" in lines
+    assert "| weights grow for, then | flips, 3 epochs (1) | flips, 5 epochs (1) | flips, 12 epochs (1) |" in lines
 
 
 def random_run(seed: int) -> sensitivity.Stored:
@@ -243,9 +243,9 @@ def test_a_weight_whose_growth_has_stopped_is_that_of_the_error_alone() -> None:
     one = random_run(7)
     margin = one.presentations["margin"]
     error = (margin <= 0).mean(0)
-    stopped = sensitivity.reweighted(one, (2, 2), growth=1).weighted_margin
+    stopped = sensitivity.reweighted(one, (2, 2), growth=1, fall=None).weighted_margin
     np.testing.assert_allclose(stopped, (margin * error**2).sum(1) / (error**2).sum(), rtol=1e-4)
-    later = sensitivity.reweighted(one, (1, 0), growth=3).weighted_margin
+    later = sensitivity.reweighted(one, (1, 0), growth=3, fall=None).weighted_margin
     np.testing.assert_allclose(later, (margin * [1, 2, *[3] * 10]).sum(1) / 33, rtol=1e-4)
 
 

@@ -68,10 +68,12 @@ def brute_force(epochs: list[list[tuple[int, list[float]]]]) -> list[dict[str, A
 
 def weighted_margins(epochs: list[list[tuple[int, list[float]]]]) -> list[float]:
     """The mean margin of each sample, for epochs in which each sample occurs once."""
-    total, sums = 0.0, [0.0] * len(LABELS)
+    total, sums, errors = 0.0, [0.0] * len(LABELS), []
     for number, epoch in enumerate(epochs):
         margins = {i: z[LABELS[i]] - max(z[k] for k in range(K) if k != LABELS[i]) for i, z in epoch}
-        weight = min(number + 1, 10) ** 3 * (sum(m <= 0 for m in margins.values()) / len(margins)) ** 2
+        errors.append(sum(m <= 0 for m in margins.values()) / len(margins))
+        falls = number >= 10 and 0 < errors[number] < errors[9]
+        weight = ((number + 1) * (errors[number] / errors[9] if falls else 1) ** 3) ** 3 * errors[number] ** 2
         total += weight
         for i, margin in margins.items():
             sums[i] += weight * margin
@@ -122,6 +124,37 @@ def test_weighted_means_equal_their_definition_where_each_sample_is_seen_once_an
     expected = np.array(weighted_margins(presented))
     if not np.isnan(expected).any():
         np.testing.assert_allclose(recorded(presented).compute().weighted_margin, expected, rtol=1e-5, atol=1e-5)
+
+
+def of_fourteen_epochs() -> list[list[tuple[int, list[float]]]]:
+    """The error rises and falls, also below that of the tenth epoch."""
+    noise = np.random.default_rng(0).normal(size=(14, len(LABELS), K))
+    noise[:, np.arange(len(LABELS)), LABELS] += np.linspace(0, 2, 14)[:, np.newaxis]
+    return [list(enumerate(epoch.tolist())) for epoch in noise]
+
+
+def test_weighted_means_of_more_than_ten_epochs_equal_their_definition_also_across_a_checkpoint() -> None:
+    epochs = of_fourteen_epochs()
+    for stop in (8, 10, 12, 14):  # before, at and after the tenth epoch
+        first, second = TrainingDynamics(len(LABELS)), TrainingDynamics(len(LABELS))
+        for epoch, batch in enumerate(epochs[:stop]):
+            feed(first, epoch, batch, 4)
+        second.load_state_dict(first.state_dict())
+        for epoch, batch in enumerate(epochs[stop:], stop):
+            feed(second, epoch, batch, 4)
+        np.testing.assert_allclose(second.compute().weighted_margin, weighted_margins(epochs), rtol=1e-5)
+
+
+def test_a_checkpoint_without_the_tenth_error_counts_from_the_next_epoch_on() -> None:
+    epochs = of_fourteen_epochs()
+    state = recorded(epochs[:12]).state_dict()
+    del state["tenth_error"]  # as versions before wrote it
+    dynamics = TrainingDynamics(len(LABELS))
+    dynamics.load_state_dict(state)
+    feed(dynamics, 12, epochs[12], 4)
+    assert dynamics.state_dict()["tenth_error"] == pytest.approx(
+        np.mean([z[LABELS[i]] <= max(z[k] for k in range(K) if k != LABELS[i]) for i, z in epochs[12]])
+    )
 
 
 def test_weighted_means_of_a_sample_that_is_seen_now_and_then_are_within_what_it_showed() -> None:

@@ -28,7 +28,7 @@ from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
 from dynalens.dynamics.targets import TOLERANCE, mean_errors, residuals, rows_within_tolerance
 from dynalens.dynamics.tolerance import checked_tolerance, for_each_target
 from dynalens.dynamics.units import changed_units, empty_units, kind_of
-from dynalens.dynamics.weighting import GROWTH, TOKEN_GROWTH, epoch_weight, number_weight, unit_weight
+from dynalens.dynamics.weighting import GROWTH, TOKEN_GROWTH, EpochWeights, number_weight, unit_weight
 from dynalens.units import LABELS, MEANS, TARGETS, TOKEN_LABELS, TOKENS, UnitKind, UnitPresentation
 from dynalens.units.kinds import KIND, MEAN_LOSS
 
@@ -82,7 +82,7 @@ class TrainingDynamics:
         self._room = probability_room(mean_probabilities)
         self._tolerance = checked_tolerance(tolerance)
         self._state = empty_state(num_samples)
-        self._weight = 0.0
+        self._weight, self._epoch_weights = 0.0, EpochWeights()
         self._classes, self._block = 0, HostBlock()
         self._pending_rows = self._nothing_pending()
 
@@ -237,6 +237,7 @@ class TrainingDynamics:
             "version": VERSION,
             "num_samples": self.num_samples,
             "weight": self._weight,
+            "tenth_error": self._epoch_weights.tenth_error,
             "mean_probabilities": bool(self._room),
             "state": {name: torch.from_numpy(values.copy()) for name, values in self._state.items()},
             "pending": {name: torch.from_numpy(values.copy()) for name, values in presentations},
@@ -276,6 +277,7 @@ class TrainingDynamics:
             names = empty_state(0) | empty_units(0, kind)
             state = {name: state[name] for name in names if name in state or name not in LATER}
         self._state, self._weight = with_entropy(state), float(state_dict["weight"])
+        self._epoch_weights = EpochWeights(state_dict.get("tenth_error"))
         self._pending_rows = self._nothing_pending()
         self._pending_rows.continue_from(index, rows, step, state_dict["heads"])
         self._presentations = len(self._pending_rows)
@@ -295,7 +297,7 @@ class TrainingDynamics:
             return 0.0
         kind = kind_of(self._state)
         if kind is None:
-            weight = epoch_weight(epoch, error=float((rows[MARGIN] <= 0).mean()))
+            weight = self._epoch_weights.next(epoch, float((rows[MARGIN] <= 0).mean()))
         elif kind.name == TARGETS:
             error, constant_error = mean_errors(self._state, rows[ROWS:])
             weight = number_weight(epoch, error=error, constant_error=constant_error)

@@ -1,10 +1,13 @@
 """How much each epoch counts in the weighted means; nothing but numbers, so that reading a record needs no torch."""
 
 GROWTH = 10
-"""Epochs over which the weight grows; from 8 to 15 the order is the same within .3 points.
+"""Epochs over which the weight grows whatever the training error; from 8 to 12 the order is the same within .3 points.
 
 ``docs/results/constants.md`` has the curves of all constants of this file.
 """
+
+FALL = 3
+"""Power of the training error by which the weight grows less, or falls, after these epochs."""
 
 TOKEN_GROWTH = 20
 """The same of tokens: the largest loss of a sentence tells of a wrong tag only once its other tags are learned.
@@ -12,25 +15,56 @@ TOKEN_GROWTH = 20
 After 20 epochs 15 is .7 points worse and 10 is 1.8, after 150 they are .3 and .5 worse."""
 
 
-def epoch_weight(epoch: int, error: float) -> float:
+def epoch_weight(epoch: int, error: float, *, tenth_error: float | None = None) -> float:
     """Return the weight of an epoch in the weighted means of the record, such as ``weighted_margin``.
 
-    The weight is min(t + 1, 10)^3 * e^2, where t is the number of the epoch, from 0, and e is the training error in it:
-    the fraction of presentations whose prediction was not the given label. The first epochs count little because the
-    network knows nothing yet. Late epochs count little once the network has memorised the labels, because e is then
-    near 0. The first factor stops growing after ten epochs, so that many late epochs do not outweigh the earlier ones.
+    The weight is g^3 * e^2. Here e is the training error in the epoch: the fraction of presentations whose prediction
+    was not the given label. In the first ten epochs g = t + 1, where t is the number of the epoch, from 0. Later
+    g = (t + 1) * min(1, e / e_10)^3, where e_10 is the training error of the tenth epoch.
+
+    The first epochs count little because the network knows nothing yet. After that, the latest epochs tell most as long
+    as the network does not learn labels by heart. If it does, e falls, and these epochs soon count next to nothing.
 
     Args:
         epoch: Number of the epoch, from 0.
         error: Training error of the epoch, in [0, 1].
+        tenth_error: Training error of the tenth epoch, or of the first one after it that is known. None: this epoch is
+            the first one that is known from the tenth on.
 
     Example:
         >>> epoch_weight(0, 0.5), epoch_weight(3, 0.25), epoch_weight(9, 0.0)
         (0.25, 4.0, 0.0)
-        >>> epoch_weight(9, 0.5), epoch_weight(30, 0.5)
-        (250.0, 250.0)
+        >>> epoch_weight(9, 0.5), epoch_weight(19, 0.5, tenth_error=0.5)  # 10^3 / 4 and 20^3 / 4
+        (250.0, 2000.0)
+        >>> epoch_weight(19, 0.25, tenth_error=0.5)  # (20 / 8)^3 / 16: labels are learned by heart
+        0.9765625
     """
-    return float(min(epoch + 1, GROWTH) ** 3 * error**2)
+    growth: float = epoch + 1
+    if epoch + 1 > GROWTH and tenth_error:
+        growth *= min(1.0, error / tenth_error) ** FALL
+    return float(growth**3 * error**2)
+
+
+class EpochWeights:
+    """The weights of the epochs of a training, in their order.
+
+    Attributes:
+        tenth_error: Training error of the tenth epoch, or of the first one after it; None before.
+
+    Example:
+        >>> weights = EpochWeights()
+        >>> weights.next(9, 0.5), weights.next(19, 0.25)
+        (250.0, 0.9765625)
+    """
+
+    def __init__(self, tenth_error: float | None = None) -> None:
+        self.tenth_error = tenth_error
+
+    def next(self, epoch: int, error: float) -> float:
+        """Return :func:`epoch_weight` of the next epoch."""
+        if self.tenth_error is None and epoch + 1 >= GROWTH:
+            self.tenth_error = error
+        return epoch_weight(epoch, error, tenth_error=self.tenth_error)
 
 
 def unit_weight(epoch: int, *, growth: int = GROWTH) -> float:

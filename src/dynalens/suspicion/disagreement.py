@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynalens.dynamics import Array, epoch_weight
+from dynalens.dynamics import Array
+from dynalens.dynamics.weighting import EpochWeights
 
 SUREST_SHARE = 0.05
 """Fraction of the samples that the network is surest of; hard samples are not among them."""
@@ -36,7 +37,7 @@ class WeightedMeans:
     """Means of p_y and of max_{k != y} p_k of N samples, in which an epoch counts as in the record."""
 
     def __init__(self, num_samples: int) -> None:
-        self._sums = np.zeros((3, num_samples))
+        self._sums, self._epoch_weights = np.zeros((3, num_samples)), EpochWeights()
 
     def make_room(self, num_samples: int) -> None:
         """Let so many samples count, at least as many as before."""
@@ -46,7 +47,7 @@ class WeightedMeans:
         """Add the presentations of an epoch."""
         if not len(index):
             return
-        weight = epoch_weight(epoch, float((p_label <= p_rival).mean()))
+        weight = self._epoch_weights.next(epoch, float((p_label <= p_rival).mean()))
         for weighted_sum, values in zip(self._sums, (None, p_label, p_rival), strict=True):
             weighted_sum += weight * np.bincount(index, values, len(weighted_sum))
 

@@ -4,8 +4,8 @@ The whole order, for sample i with label y:
 
     score_i = (1 - s) L(-m_i) + s L(B_i) + constant
 
-    m_i   margin: mean of z_y - max_{k != y} z_k over the epochs, weighted by min(t + 1, 10)^3 e_t^2, e_t the
-          training error in epoch t
+    m_i   margin: mean of z_y - max_{k != y} z_k over the epochs, weighted by g_t^3 e_t^2, e_t the training error in
+          epoch t, g_t = t + 1 in the first ten epochs, and later g_t = (t + 1) min(1, e_t / e_9)^3
     B_i   class pairs: log odds that the label is wrong by Bayes, from the weighted mean probabilities and the noise
           matrix, in the mean over the first rounds of estimating the matrix (`confusions.wrong_log_odds`)
     s     how much class pairs count: A / (1/4)^2, at least 0.2 and at most 1, with A how far confusions go one way
@@ -19,8 +19,9 @@ All of it is in the record's 64 bytes for each sample, so that what is shown whi
 Constants, all of them:
 
     name               value  why
-    epoch_weight       3, 2   powers of min(t + 1, 10) and of e_t; the same within .7 points from 1 to 4 and 1 to 3
-    weighting.GROWTH   10     epochs over which weights grow; the same within .3 points from 8 to 15
+    epoch_weight       3, 2   powers of g_t and of e_t; the same within .7 points from 1 to 4 and 1 to 3
+    weighting.GROWTH   10     epochs over which g_t grows in any case; the same within .3 points from 8 to 12
+    weighting.FALL     3      power of e_t in g_t; the same within .3 points from 2 to 4
     PAIRS              0.2    least share of class pairs; human labels the same within .2 points from .1 to .4
     ONE_WAY            0.25   part of one-way confusions from which flips are a rule; none was measured below .07 that
                               is one (no rule: A < .005, a rule: A > .06)
