@@ -21,6 +21,8 @@ from dynalens.record import Record, RecordFolder, RecordMeta
 from dynalens.report import write_report
 from dynalens.suspicion import NoiseRate, assess, doubts, flagged, wrong_probabilities
 from dynalens.suspicion.disagreement import Disagreement, WeightedMeans, disagreement_halfway
+from dynalens.suspicion.history_summary import HistorySums
+from dynalens.suspicion.noise_rate import estimate_halfway
 from dynalens.suspicion.predictions import Predictions
 
 SURE = NoiseRate(low=0.14, value=0.18, high=0.23)
@@ -272,13 +274,37 @@ def test_the_means_of_the_history_equal_the_means_of_the_record() -> None:
     for number, epoch in enumerate(history):
         p_rival = epoch["p_label"] * np.exp(-epoch["margin"])
         means.add(number, epoch["index"], epoch["p_label"], p_rival)
-    [measured] = means.disagreement(5)
+    [measured] = means.disagreement(5, statistics.label, statistics.candidate)
     predictions = Predictions.from_statistics(statistics)
     differ = predictions.leader() != predictions.label
     sure = np.argsort(-np.maximum(predictions.p_label, predictions.p_rival))[:100]
     assert measured.doubted_share == pytest.approx(float(differ.mean()), abs=0.001)
     assert measured.surest_doubted_share == pytest.approx(float(differ[sure].mean()), abs=0.01)
-    assert WeightedMeans(3).disagreement(0) == []
+    assert WeightedMeans(3).disagreement(0, np.zeros(3), np.zeros(3)) == []
+
+
+def test_the_earlier_estimate_is_of_the_confusions_of_its_time() -> None:
+    """Of 300 samples of three classes, half are contradicted: at first both ways alike, later all by the next class."""
+    label, index = np.arange(300) % 3, np.arange(300)
+    is_doubted = index < 150
+    both_ways, next_class = (label + 1 + index // 3 % 2) % 3, (label + 1) % 3
+    margin, p_label = np.where(is_doubted, -1.0, 3.0), np.where(is_doubted, 0.2, 0.9)
+    sums = HistorySums()
+    for other in (both_ways, next_class):
+        predicted = np.where(is_doubted, other, label)
+        sums.add(label, {"index": index, "margin": margin, "p_label": p_label, "predicted": predicted})
+    first, second = sums.summary(label).disagreements
+    assert (first.direction, first.doubted_share) == (0.0, 0.5)
+    # 50 confusions of each of three pairs, all one way: (3 (50^2 - 50) - 2 sqrt(3 x 2 x 50 x 49)) / (3 x 50^2)
+    assert second.direction == pytest.approx((7350 - 2 * math.sqrt(14700)) / 7500, abs=1e-6)
+    # Nothing is ruled out and the surest are right: f = 0, so that r c is estimated, with r = min(1, A / (1/2)^2).
+    assert estimate_halfway([first, second], [], 3) == 0.0
+    assert estimate_halfway([second], [], 4) == 0.5
+
+
+def test_an_estimate_at_its_limit_is_doubted() -> None:
+    assert "which is its limit" in " ".join(doubts(NoiseRate(0.4, 0.5, 0.6), sample_count=5000))
+    assert "limit" not in " ".join(doubts(NoiseRate(0.4, 0.49, 0.6), sample_count=5000))
 
 
 def test_the_earlier_estimate_is_of_the_first_half() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from dynalens.dynamics import Array
 from dynalens.dynamics.weighting import EpochWeights
+from dynalens.suspicion.confusions import one_way
 
 SUREST_SHARE = 0.05
 """Fraction of the samples that the network is surest of; hard samples are not among them."""
@@ -20,17 +21,19 @@ class Disagreement:
         epoch: The last of these epochs, from 0.
         doubted_share: Fraction of the samples whose leading class is not their label.
         surest_doubted_share: The same among the twentieth of the samples whose leading class is surest.
+        direction: How far confusions went one way, in [0, 1] (:func:`~dynalens.suspicion.confusions.one_way`).
     """
 
     epoch: int
     doubted_share: float
     surest_doubted_share: float
+    direction: float = 0.0
 
     @classmethod
-    def from_samples(cls, epoch: int, is_doubted: Array, p_leader: Array) -> "Disagreement":
+    def from_samples(cls, epoch: int, is_doubted: Array, p_leader: Array, *, direction: float = 0.0) -> "Disagreement":
         """Return the disagreement of samples from whether their leading class is not the label, and its probability."""
         is_surest_doubted = is_doubted[p_leader >= np.quantile(p_leader, 1 - SUREST_SHARE)]
-        return cls(epoch, float(is_doubted.mean()), float(is_surest_doubted.mean()))
+        return cls(epoch, float(is_doubted.mean()), float(is_surest_doubted.mean()), direction)
 
 
 class WeightedMeans:
@@ -51,12 +54,22 @@ class WeightedMeans:
         for weighted_sum, values in zip(self._sums, (None, p_label, p_rival), strict=True):
             weighted_sum += weight * np.bincount(index, values, len(weighted_sum))
 
-    def disagreement(self, epoch: int) -> list[Disagreement]:
-        """Return what the means say of the samples that count so far; nothing where none does."""
-        weight, p_label, p_rival = self._sums[:, self._sums[0] > 0]
+    def disagreement(self, epoch: int, label: Array, other: Array) -> list[Disagreement]:
+        """Return what the means say of the samples that count so far; nothing where none does.
+
+        Args:
+            epoch: Number of the last epoch.
+            label: Shape ``(N,)``, the class that is given.
+            other: Shape ``(N,)``, the class that was predicted last instead of the label.
+        """
+        counts = self._sums[0] > 0
+        weight, p_label, p_rival = self._sums[:, counts]
         if not len(weight):
             return []
-        return [Disagreement.from_samples(epoch, p_rival > p_label, np.maximum(p_label, p_rival) / weight)]
+        is_doubted = p_rival > p_label
+        direction = one_way(np.where(is_doubted & (other[counts] >= 0), other[counts], label[counts]), label[counts])
+        p_leader = np.maximum(p_label, p_rival) / weight
+        return [Disagreement.from_samples(epoch, is_doubted, p_leader, direction=direction)]
 
 
 def disagreement_halfway(disagreements: Sequence[Disagreement], epoch_count: int) -> Disagreement | None:

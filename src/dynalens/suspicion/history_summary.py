@@ -60,6 +60,7 @@ class HistorySums:
         self._suggested = suggested
         self._presentations, self._agreeing, self._gap = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
         self._means, self._disagreements = WeightedMeans(0), list[Disagreement]()
+        self._other = np.zeros(0, np.int32)  # the class that was predicted last instead of the label; -1 for none
         self._candidates: list[CandidateBins] = []
         self.epoch_count = 0
 
@@ -79,8 +80,10 @@ class HistorySums:
             self._agreeing += np.bincount(index[epoch["predicted"] == self._suggested[index]], minlength=n)
         self.epoch_count = epoch_number + 1
         self._means.add(epoch_number, index, epoch["p_label"], epoch["p_label"] - probability_margin)
+        differs = epoch["predicted"] != label[index]
+        self._other[index[differs]] = epoch["predicted"][differs]
         if is_rate_epoch(epoch_number) and len(index):
-            self._disagreements += self._means.disagreement(epoch_number)
+            self._disagreements += self._means.disagreement(epoch_number, label, self._other)
             if "p_other" in epoch:
                 presentations = label[index], epoch["p_label"], epoch["p_other"]
                 self._candidates += count_candidates(epoch_number, *presentations, _count_classes(label))
@@ -105,6 +108,7 @@ class HistorySums:
         self._presentations = np.append(self._presentations, np.zeros(new_count, np.int64))
         self._agreeing = np.append(self._agreeing, np.zeros(new_count, np.int64))
         self._gap = np.append(self._gap, np.zeros(new_count))
+        self._other = np.append(self._other, np.full(new_count, -1, np.int32))
         self._means.make_room(num_samples)
 
 

@@ -127,21 +127,20 @@ def two_standard_errors(rate: float, sample_count: int) -> float:
 
 
 def estimate_halfway(
-    disagreements: Sequence[Disagreement], candidates: Sequence[CandidateBins], direction: float, epoch_count: int
+    disagreements: Sequence[Disagreement], candidates: Sequence[CandidateBins], epoch_count: int
 ) -> float | None:
     """Return the estimate as of about half of the epochs; None of a single epoch, and without history.
 
     Args:
         disagreements: How far the network disagreed with the labels after some of the epochs.
         candidates: As for :func:`estimate_noise_rate`.
-        direction: How far confusions go one way, as of now.
         epoch_count: How many epochs there are.
     """
     half = disagreement_halfway(disagreements, epoch_count)
     if half is None:
         return None
     first_half = [candidate for candidate in candidates if candidate.epoch <= half.epoch]
-    return _estimate(half, refuted_rate(first_half)[1] if first_half else 0.0, direction)
+    return _estimate(half, refuted_rate(first_half)[1] if first_half else 0.0, half.direction)
 
 
 def with_earlier_bound(

@@ -3,7 +3,7 @@
 import math
 
 from dynalens.suspicion.disagreement import SUREST_SHARE
-from dynalens.suspicion.noise_rate import NoiseRate
+from dynalens.suspicion.noise_rate import HIGHEST_RATE, NoiseRate
 from dynalens.text import percent
 
 AUDIT_ANSWERS = 100
@@ -25,6 +25,7 @@ def doubts(
       estimate r and two standard errors d = 2 sqrt(r (1 - r) / N), or all but one in a hundred. Disagreement tells
       wrong labels only as long as they are not learned by heart (Zhang et al., "Understanding deep learning requires
       rethinking generalization", ICLR 2017).
+    - **Limit**: the estimate is 1/2, the largest there is: the network contradicts so many labels that it knows little.
     - **Falling**: the estimate as of half the epochs is higher than r + d.
     - **Wide**: the ends are farther apart than the 95 % interval of 100 random answers, 4 sqrt(m (1 - m) / 100), with m
       in the middle between them: these answers say more than the run.
@@ -41,8 +42,8 @@ def doubts(
         >>> doubts(NoiseRate(0.14, 0.18, 0.23), sample_count=5000, accuracy=0.78, halfway_rate=0.182)
         ()
         >>> [doubt] = doubts(NoiseRate(0.14, 0.18, 0.23), sample_count=5000, accuracy=0.74, halfway_rate=0.25)
-        >>> doubt
-        'The estimate still falls: it was 25.0 % halfway and is 18.0 % now, so that more labels may be wrong.'
+        >>> doubt[:66]
+        'The estimate still falls: it was 25.0 % halfway and is 18.0 % now.'
     """
     if rate.calibrated or math.isnan(rate.value):
         return ()
@@ -51,8 +52,12 @@ def doubts(
     sentences = {
         f"The network repeats {percent(accuracy)} of the given labels, more than can be right: it has learned wrong "
         "labels by heart, and the estimate does not count those.": has_memorised(rate.value, sample_count, accuracy),
-        f"The estimate still falls: it was {percent(past_rate)} halfway and is {percent(rate.value)} now, so that "
-        "more labels may be wrong.": still_falls(rate.value, sample_count, halfway_rate),
+        f"The estimate is {percent(rate.value)}, which is its limit: the network contradicts so many labels that it "
+        "has hardly learned the classes yet.": rate.value >= HIGHEST_RATE,
+        f"The estimate still falls: it was {percent(past_rate)} halfway and is {percent(rate.value)} now. It is too "
+        "low if the network learns labels by heart, and too high if it still learns the classes.": still_falls(
+            rate.value, sample_count, halfway_rate
+        ),
         **dict.fromkeys(bounds_doubts(rate), True),
         f"There are few samples: {sample_count:,}. The estimate looks at the 5 % of them of which the network is "
         f"surest. Even if {percent(min(hidden_rate, 1.0), 0)} of all labels were wrong, these few might all be "
@@ -86,7 +91,7 @@ def bounds_doubts(rate: NoiseRate) -> tuple[str, ...]:
     if rate.high - rate.low <= 2 * _two_standard_errors((rate.low + rate.high) / 2, AUDIT_ANSWERS):
         return ()
     bounds = f"{percent(rate.low)} to {percent(rate.high)}"
-    return (f"The bounds are far apart: the true rate may be anything from {bounds}.",)
+    return (f"The bounds are far apart, {bounds}: this run says little about the rate.",)
 
 
 def zero_doubts(rate: NoiseRate, sample_count: int) -> tuple[str, ...]:

@@ -142,7 +142,7 @@ def assess_summary(statistics: SampleStatistics, summary: HistorySummary) -> Ass
 def _run_rate(predictions: Predictions, direction: float, summary: HistorySummary, accuracy: float) -> NoiseRate:
     """Return the noise rate, and what speaks against it; without history, from the means of the run alone."""
     rate, sample_count = estimate_noise_rate(predictions, direction, summary.candidates), len(predictions)
-    halfway_rate = estimate_halfway(summary.disagreements, summary.candidates, direction, summary.epoch_count)
+    halfway_rate = estimate_halfway(summary.disagreements, summary.candidates, summary.epoch_count)
     rate = with_earlier_bound(
         rate,
         summary.disagreements,
