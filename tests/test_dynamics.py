@@ -133,6 +133,17 @@ def of_fourteen_epochs() -> list[list[tuple[int, list[float]]]]:
     return [list(enumerate(epoch.tolist())) for epoch in noise]
 
 
+@pytest.mark.parametrize("classes", [3, 40])  # both ways of computing on a CPU
+def test_a_target_of_as_many_as_there_are_logits_is_refused_and_the_next_epoch_is_recorded(classes: int) -> None:
+    dynamics, logits = TrainingDynamics(2), torch.eye(classes)[:2]
+    dynamics.update([0, 1], logits, torch.tensor([classes, 1]))
+    with pytest.raises(ValueError, match="got 1 in this epoch that name no class: numbers that are not below"):
+        dynamics.end_epoch(0)
+    dynamics.update([0, 1], logits, torch.tensor([0, 0]))
+    assert dynamics.end_epoch(1).accuracy == 0.5
+    assert dynamics.compute().label.tolist() == [0, 0]
+
+
 def test_weighted_means_of_more_than_ten_epochs_equal_their_definition_also_across_a_checkpoint() -> None:
     epochs = of_fourteen_epochs()
     for stop in (8, 10, 12, 14):  # before, at and after the tenth epoch
@@ -713,7 +724,7 @@ def refused(index: list[int], targets: list[int]) -> TrainingDynamics:
         ([2], [0], r"`indices` to be in \[0, 2\), got 1 outside it, the largest of all is 2"),
         ([-1], [0], r"`indices` to be in \[0, 2\), got 1 outside it"),
         ([0, 1], [1, 1], "got 1 samples whose label changed between presentations"),
-        ([0], [NOT_A_CLASS], "the targets to be classes, got 1 in this epoch that name no class: binary targets"),
+        ([0], [NOT_A_CLASS], "the targets to be classes, got 1 in this epoch that name no class"),
     ],
 )
 def test_a_wrong_epoch_is_refused_and_leaves_the_record_as_it_was(

@@ -6,6 +6,9 @@ from torch import Tensor
 
 from dynalens.dynamics.statistics import Array
 
+NOT_A_CLASS = -(2**31)
+"""Target that is no class, met on the device; it is raised at the epoch's end. No other negative target means it."""
+
 PARTS = 7
 """What the rows are made of: see :func:`class_passes`."""
 
@@ -65,10 +68,12 @@ def class_passes(logits: Tensor, targets: Tensor, turns: Tensor, parts: Tensor) 
 
     Args:
         logits: Shape ``(N, K)``, float32, in the order of their memory; used up.
-        targets: Shape ``(N,)``; negative ones are taken for class 0.
+        targets: Shape ``(N,)``; negative ones are taken for class 0, and so are those of K and more, which become
+            :data:`NOT_A_CLASS`.
         turns: Shape ``(N,)``, a class each.
         parts: Shape ``(PARTS, N)``, float32.
     """
+    targets = torch.where(targets < logits.shape[1], targets, NOT_A_CLASS)
     if logits.device.type != "cpu":
         torch.stack((*_by_class(logits, targets.clamp(min=0), turns, 1), targets), out=parts)
         return

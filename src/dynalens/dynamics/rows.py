@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynalens.dynamics.passes import NOT_A_CLASS as NOT_A_CLASS
 from dynalens.dynamics.passes import PARTS, HostBlock, class_passes
 from dynalens.dynamics.statistics import Array
 from dynalens.units.masks import CERTAIN as CERTAIN
@@ -17,8 +18,6 @@ from dynalens.units.masks import without_half_masks
 
 IGNORED = -1
 """Target of a presentation that the loss ignored (``ignore_index``): it is not counted."""
-NOT_A_CLASS = -(2**31)
-"""Target that is no class, met on the device; it is raised at the epoch's end. No other negative target means it."""
 
 MARGIN, LOG_P, EL2N, PREDICTED, TARGET, LOG_OTHER = range(6)
 ROWS = 6
@@ -50,6 +49,7 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
     Args:
         logits: Shape ``(N, K)``, K >= 2, any floating dtype; computed in float32.
         targets: Shape ``(N,)``, integers in [0, K). A negative value marks a presentation that is not counted.
+            The returned target of a value of K or more is -2^31.
         turns: Shape ``(N,)``, integers in [0, K): the class k of each presentation. Default: all classes in turn.
 
     Returns:

@@ -33,6 +33,7 @@ from dynalens.units import LABELS, MEANS, TARGETS, TOKEN_LABELS, TOKENS, UnitKin
 from dynalens.units.kinds import KIND, MEAN_LOSS
 
 VERSION = 4
+_ANEW = "`reset()` of a monitor, or another `TrainingDynamics`"
 Exchange = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
@@ -255,18 +256,18 @@ class TrainingDynamics:
         if (version, num_samples) != (VERSION, self.num_samples):
             raise ValueError(
                 f"Expected a record of version {VERSION} with {self.num_samples} samples, got version {version} with "
-                f"{num_samples}. Resume with the dataset the checkpoint was made with, or call `reset()`."
+                f"{num_samples}. Resume with the dataset the checkpoint was made with, or begin a new record: {_ANEW}."
             )
         if self._room and not state_dict.get("mean_probabilities", False):
             raise ValueError(
                 "Expected a record with mean probabilities, as `mean_probabilities` asks for them, got one without. "
-                "Resume with `mean_probabilities=False`, or call `reset()` to record anew."
+                f"Resume with `mean_probabilities=False`, or begin a new record: {_ANEW}."
             )
         if EARLIER_DOUBT in state_dict["state"]:
             raise ValueError(
                 "Expected a record of tokens or pixels with weighted means of their losses, got one of an earlier "
-                "version with sums of margins. Finish this training with the version that began it, or call `reset()` "
-                "to record anew."
+                "version with sums of margins. Finish this training with the version that began it, or begin a new "
+                f"record: {_ANEW}."
             )
         index, rows, step = (state_dict["pending"][name].cpu().numpy().copy() for name in ("index", "rows", "step"))
         state = {name: values.cpu().numpy().copy() for name, values in state_dict["state"].items()}
@@ -324,22 +325,23 @@ class TrainingDynamics:
             num_outside = int(((index < 0) | (index >= self.num_samples)).sum())
             raise ValueError(
                 f"Expected `indices` to be in [0, {self.num_samples}), got {num_outside} outside it, the largest of "
-                f"all is {index.max()}. If the dataset has grown, call `reset()` to begin a new record."
+                f"all is {index.max()}. If the dataset has grown, begin a new record: {_ANEW}."
             )
         num_wrong = int((rows[TARGET] == NOT_A_CLASS).sum())
         if num_wrong:
             raise ValueError(
-                f"Expected the targets to be classes, got {num_wrong} in this epoch that name no class: binary targets "
-                "that are neither 0 nor 1, or soft, mixed or multi-label ones. Pass `capture='labels'` if a "
-                "sample may have any number of labels, else `capture=` with a callable that returns logits and "
-                "class indices."
+                f"Expected the targets to be classes, got {num_wrong} in this epoch that name no class: numbers that "
+                "are not below the number of logits, binary targets that are neither 0 nor 1, or soft, mixed or "
+                "multi-label ones. Give a monitor `capture='labels'` if a sample may have any number of labels, else "
+                "`capture=` with a callable that returns logits and class indices."
             )
         changes = self._changed_labels(index, rows[TARGET]) + changed_units(self._state, index, rows[ROWS:])
         if changes:
             raise ValueError(
                 f"Expected the label of a sample to stay the same, got {changes} samples whose label changed "
                 "between presentations. If the indices do not belong to the rows of the batch, let the dataset return "
-                "its index and pass `index=`. If targets are drawn anew, as noise is, leave the monitor out."
+                "the index of each sample, and give it to `update`, or its place in the batch to a monitor as "
+                "`index=`. If targets are drawn anew, as noise is, leave the record out."
             )
 
     def _adopt_classes(self, classes: int) -> None:
@@ -364,7 +366,7 @@ class TrainingDynamics:
         if kind != record_kind:
             raise ValueError(
                 f"Expected {_in_words(record_kind)}, as in the record so far, got {_in_words(kind)}. Train with one "
-                "kind of targets, or call `reset()` to begin a new record."
+                f"kind of targets, or begin a new record: {_ANEW}."
             )
 
     def _changed_labels(self, index: Array, target: Array) -> int:
