@@ -101,9 +101,11 @@ def grown(error: Array, growth: int, fall: float | None) -> Array:
     """Return g of each epoch: t + 1 up to ``growth``, later (t + 1) min(1, error / error then)^fall, or ``growth``."""
     count = np.arange(len(error)) + 1.0
     if fall is None or len(error) <= growth:
-        return np.minimum(count, growth)
+        stopped: Array = np.minimum(count, growth)
+        return stopped
     ratio = np.minimum(1, error / max(error[growth - 1], 1e-12))
-    return count * np.where(count > growth, ratio**fall, 1)
+    result: Array = count * np.where(count > growth, ratio**fall, 1)
+    return result
 
 
 def precisions(runs: Sequence[Stored], record: Callable[[Stored], SampleStatistics]) -> list[float]:
