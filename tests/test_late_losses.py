@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 from dynalens import CaptureError, TrainingDynamicsMonitor, load_record
 from test_loss_of_labels import FixMatch, two_loaders
 from test_losses import assert_equals_the_definitions
+from test_several_losses import AdversaryFirst, TwoNetworks
 from training import Classifier, K, N, fit, fit_undisturbed, loader
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -70,7 +71,29 @@ class SecondView(Late):
         return self.loss(self(x / N), y) + self.loss(self(x.flip(3) / N), y)
 
 
-MODELS = [Mixup, MixupInTheFirstEpoch, Distilled, EveryOther, SecondView]
+class Alone(TwoNetworks):
+    """The classifier is trained alone in the first epoch, and in two of three steps of the second."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        if self.current_epoch and batch_idx % 3 == 2:
+            super().training_step(batch, batch_idx)
+            return
+        self.zero_grad()
+        self.train_on(*batch)
+        optimizers: Any = self.optimizers()
+        optimizers[0].step()
+
+
+class Adversary(Alone, AdversaryFirst):
+    """Both losses have the logits of one last layer."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        super().training_step(batch, batch_idx)
+        if self.current_epoch and batch_idx % 3 == 2:
+            self.seen.pop()
+
+
+MODELS = [Mixup, MixupInTheFirstEpoch, Distilled, EveryOther, SecondView, Adversary]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -128,6 +151,13 @@ def test_epochs_without_one_recorded_step_end_no_training(
         )
     assert monitor.record.meta.incomplete_epochs == [1, 2]
     assert monitor.statistics().presentations.tolist() == [1] * N
+
+
+def test_the_classifier_is_recorded_beside_a_probe_that_begins_later(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit_undisturbed(tmp_path, monitor, Alone, max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+    assert monitor.record.meta.incomplete_epochs == []
 
 
 class WarmsUp(FixMatch):

@@ -274,6 +274,84 @@ class InnerAndOuter(ByHand):
         self.manual_backward(self.loss(torch.func.functional_call(self.net, fast, (x / N,)), y))
 
 
+class OfFirstOrder(InnerAndOuter):
+    """The inner loss has the first rows, and no gradient goes through the update."""
+
+    create_graph = False
+
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        parameters: dict[str, Tensor] = dict(self.net.named_parameters())
+        inner = self.loss(torch.func.functional_call(self.net, parameters, (x[:3] / N,)), y[:3])
+        gradients = torch.autograd.grad(inner, list(parameters.values()), create_graph=self.create_graph)
+        fast = {name: p - 0.1 * g for (name, p), g in zip(parameters.items(), gradients, strict=True)}
+        self.manual_backward(self.loss(torch.func.functional_call(self.net, fast, (x[3:] / N,)), y[3:]))
+
+
+class OfSecondOrder(OfFirstOrder):
+    create_graph = True
+
+
+class UpdatesInside(ByHand):
+    """The second half of the rows meets weights that the first half has updated."""
+
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        optimizer: Any = self.optimizers()
+        for half in (slice(None, 3), slice(3, None)):
+            self.manual_backward(self.loss(self(x[half] / N), y[half]))
+            optimizer.step()
+
+
+class TwoNetworks(ByHand):
+    """A probe on the same inputs is trained on the same labels before the classifier, or after it."""
+
+    classifier_first = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = self.second_network()
+
+    def second_network(self) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, K))
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.net, self.second)]
+
+    def second_loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.loss(self.second(x / N), y)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        losses: list[Any] = [self.second_loss, lambda x, y: self.remembered(x / N, x, y)]
+        optimizers: Any = self.optimizers()
+        order = [1, 0] if self.classifier_first else [0, 1]
+        for i in order:
+            self.zero_grad()
+            self.manual_backward(losses[i](*batch))
+            optimizers[1 - i].step()
+
+
+class ClassifierFirst(TwoNetworks):
+    classifier_first = True
+
+
+class AdversaryFirst(TwoNetworks):
+    """A network changes images so that the classifier fails. Both losses have the logits of one last layer."""
+
+    def second_network(self) -> nn.Module:
+        return nn.Conv2d(1, 1, 3, padding=1)
+
+    def second_loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return -self.loss(self(x / N + self.second(x / N).tanh()), y)
+
+
+class PartOfTheOther(TwoNetworks):
+    """Each network is trained on half of the rows."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        self.manual_backward(self.second_loss(x[:3], y[:3]))
+        self.manual_backward(self.loss(self(x[3:] / N), y[3:]))
+
+
 class PartsTwice(PartsByHand):
     def train_on(self, x: Tensor, y: Tensor) -> None:
         super().train_on(x, y)
@@ -290,12 +368,32 @@ class OverlappingParts(Classifier):
     "model",
     [
         AttackByBackward, AttackByBackwardOnOwnLoss, CleanAndAttacked, InnerAndOuter, PartsTwice, OverlappingParts,
+        OfFirstOrder, OfSecondOrder, UpdatesInside, TwoNetworks, ClassifierFirst, AdversaryFirst, PartOfTheOther,
     ],
 )  # fmt: skip
 def test_two_losses_of_one_sample_are_an_error_in_the_first_batch(tmp_path: Path, model: type[Classifier]) -> None:
     monitor = TrainingDynamicsMonitor(history=False)
     with pytest.raises(CaptureError, match=r"Expected one classification loss .* got [2-4]"):
         fit(tmp_path, monitor, model=model(), data=lambda: loader(batch_size=6), limit_train_batches=1, max_epochs=1)
+
+
+class ReturnsTheClassifiers(TwoNetworks):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        super().training_step(batch, batch_idx)
+        logits = self.seen[-1][2]
+        return {"loss": self.loss(logits, batch[1]), "logits": logits, "targets": batch[1]}
+
+
+@pytest.mark.parametrize(
+    ("model", "capture"),
+    [(ReturnsTheClassifiers, "auto"), (TwoNetworks, "module:net"), (ClassifierFirst, "module:net")],
+)
+def test_the_network_that_is_named_or_returned_is_recorded_beside_another(
+    tmp_path: Path, model: type[Classifier], capture: Any
+) -> None:
+    monitor = TrainingDynamicsMonitor(history=False, capture=capture)
+    module = fit_undisturbed(tmp_path, monitor, model, max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
 
 
 def test_the_advice_of_the_error_about_two_losses_works(tmp_path: Path) -> None:

@@ -8,17 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.capture.entries import leaves
-from dynalens.capture.graph import NETWORK, Node, source_of
+from dynalens.capture.graph import Node, source_of
 from dynalens.capture.loss_tap import LossCall
 from dynalens.capture.losses import in_backward
+from dynalens.capture.parameters import Weights, weights_before, weights_behind
 from dynalens.capture.stacked import entries_of
-from dynalens.observation import captured_calls, named_logits, nodes_behind, undisturbed
+from dynalens.observation import captured_calls, named_logits, undisturbed
 
 _MOST_CALLS = 16
 """Calls of modules with several outputs that are remembered in a step. More calls than that are not compared."""
-
-Weights = frozenset[int]
-"""A set of parameters, by their ``id``."""
 
 
 class _Call(NamedTuple):
@@ -100,30 +98,11 @@ class Heads:
         """
         heads = {weights_before(values) for values in logits}
         for call in reversed(self._calls):  # in the order in which they ended, so that the outermost comes last
-            if self._model is not None and heads <= set(map(_weights_behind, call.heads)):
+            if self._model is not None and heads <= set(map(weights_behind, call.heads)):
                 with suppress(Exception), undisturbed(self._model):  # then several losses are an error, as ever
                     output = named_logits(call.module(*call.args, **call.kwargs))
                     return weights_before(output) if isinstance(output, Tensor) else Weights()
         return Weights()
-
-
-def weights_before(logits: Tensor) -> Weights:
-    """Return the parameters of the last layer that computed the logits.
-
-    Example:
-        >>> head = torch.nn.Linear(2, 3)
-        >>> logits = head(torch.nn.Linear(2, 2)(torch.ones(1, 2))).view(-1, 3) / 2
-        >>> weights_before(logits) == {id(head.weight), id(head.bias)}
-        True
-    """
-    return _weights_behind(source_of(logits)[0] if logits.grad_fn is not None else None)
-
-
-def _weights_behind(node: Node) -> Weights:
-    nodes = nodes_behind([node], NETWORK)
-    layers = [node for node in nodes if node.name().startswith(NETWORK)]
-    leaf_nodes = (_leaf(node) for layer in layers for node, _ in layer.next_functions)
-    return Weights(id(leaf) for leaf in leaf_nodes if isinstance(leaf, nn.Parameter))
 
 
 def _heads_of(output: Any) -> list[Node]:
@@ -131,16 +110,6 @@ def _heads_of(output: Any) -> list[Node]:
     if isinstance(output, Tensor):
         return entries_of(output.grad_fn)
     return [source_of(leaf)[0] for _, leaf in leaves(output) if leaf.grad_fn is not None]
-
-
-def _leaf(node: Any) -> Any:
-    """Return the tensor at the end of a chain of operations with one input each, such as a conversion."""
-    while node is not None and not hasattr(node, "variable"):
-        earlier_nodes = [earlier_node for earlier_node, _ in node.next_functions if earlier_node is not None]
-        if len(earlier_nodes) != 1 or node.name().startswith(NETWORK):
-            return None
-        node = earlier_nodes[0]
-    return None if node is None else node.variable
 
 
 def _are_same(a: Tensor, b: Tensor) -> bool:

@@ -46,6 +46,8 @@ class LossCall(NamedTuple):
     """The losses of single entries, where the call returned these."""
     selection: Tensor | None = None
     """The mask (N, K) by which the step selected flat logits, as far as it was seen while the graph was whole."""
+    updates: int = 0
+    """In manual optimization: how often the weights of the last layer had been changed before this call."""
 
     def is_counted(self) -> Tensor | None:
         """Return which targets count by weights of their own and by their part in the loss, bool; None if all count.

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from dynalens.capture.graph import Node, have_same_origin
 from dynalens.capture.loss_tap import LossCall
+from dynalens.capture.parameters import LEAF, updates_before, weights_before
 from dynalens.observation import nodes_behind
 
-_LEAF = "torch::autograd::AccumulateGrad"
 _HIDING = "CheckpointFunctionBackward"
 """torch's operation for activation checkpoints. The parameters behind it are not in the graph."""
 
@@ -143,6 +143,7 @@ class StepLosses:
             self.calls, self._reached = [], []
         self._are_logged = is_logged
         if self._automatic is False:
+            call = call._replace(updates=updates_before(call.logits))
             # A backward pass that the step begins by itself has no other sign.
             on_gradient = functools.partial(self._on_gradient, call, len(self.calls))
             call.logits.register_hook(on_gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -183,6 +184,16 @@ class StepLosses:
         """The losses that are trained on after that pass."""
         return self._with_gradient(slice(self._first_pass, None)) if self._first_pass is not None else []
 
+    def are_of_one_update(self, calls: Sequence[LossCall]) -> bool:
+        """Return whether nothing tells that weights were updated between these losses, as meta-learning does.
+
+        Gradients that are returned for one loss alone may be those of an inner update.
+        """
+        numbers = {id(call): number for number, call in enumerate(self.calls)}
+        are_returned = {self._reached[numbers[id(call)]].is_returned for call in calls}
+        updates = [(weights_before(call.logits), call.updates) for call in calls]
+        return len(are_returned) == 1 and len(set(updates)) == len(dict(updates))
+
     @property
     def have_gradients(self) -> bool:
         """Whether any gradient was computed for parameters, or for inputs if there are no parameters."""
@@ -197,7 +208,7 @@ class StepLosses:
 
 def _end_nodes(values: Tensor) -> Iterator[Node]:
     nodes = nodes_behind([torch.autograd.graph.get_gradient_edge(values).node])
-    return (node for node in nodes if node.name() in (_LEAF, _HIDING))
+    return (node for node in nodes if node.name() in (LEAF, _HIDING))
 
 
 def _goes_to(node: Node) -> str:

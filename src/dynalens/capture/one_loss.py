@@ -9,6 +9,7 @@ from dynalens.capture.heads import Heads
 from dynalens.capture.loss_tap import LossCall
 from dynalens.capture.losses import StepLosses, different
 from dynalens.capture.merging import RowsOf, adds_rows, merged_loss, same_loss
+from dynalens.capture.parameters import are_of_one_network
 
 Choose = Callable[[Sequence[LossCall]], LossCall | None]
 """Returns the loss that has the labels of the batch, of several losses; None if it is not known."""
@@ -73,12 +74,15 @@ class OneLoss:
         if column_call is not None:
             return column_call
         call = same_loss(calls, first_step=first_step)
-        if call is not None and later_calls and self._joins is None:
+        # After a pass that trains, the same network may take a second look. Another network trains on its own.
+        is_one_network = not later_calls or are_of_one_network(each.logits for each in self.calls)
+        if call is not None and later_calls and is_one_network and self._joins is None:
             self._joins = adds_rows(later_calls, call, rows_of)
-        if call is not None and not (later_calls and self._joins):
+        if call is not None and is_one_network and not (later_calls and self._joins):
             return call
         # Heads have the same rows: where these are known, they would look like parts that overlap.
-        merged_call = None if self._has_main else merged_loss(self.calls, rows_of, first_step=first_step)
+        may_merge = is_one_network and not self._has_main and losses.are_of_one_update(self.calls)
+        merged_call = merged_loss(self.calls, rows_of, first_step=first_step) if may_merge else None
         if merged_call is not None:
             return merged_call
         call, self._reason = choose(self.calls), _OF_LABELS
