@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from dynalens import CaptureError, TrainingDynamicsMonitor, load_record
+from dynalens import CaptureError, SampleIdentityError, TrainingDynamicsMonitor, load_record
 from test_loss_of_labels import FixMatch, two_loaders
 from test_losses import assert_equals_the_definitions
 from test_several_losses import AdversaryFirst, TwoNetworks
@@ -71,6 +71,51 @@ class SecondView(Late):
         return self.loss(self(x / N), y) + self.loss(self(x.flip(3) / N), y)
 
 
+class Corrects(Late):
+    """From the second epoch on, the step replaces labels by what the network predicts."""
+
+    def late_step(self, batch: Any) -> Any:
+        x, y = batch
+        logits = self(x / N)
+        targets = self.corrected(y, logits.detach().argmax(dim=1))
+        if torch.equal(targets, y):
+            self.remember(x, logits, y)
+        return self.loss(logits, targets)
+
+    def corrected(self, y: Tensor, prediction: Tensor) -> Tensor:
+        return torch.where(torch.arange(len(y)) % 2 == 0, prediction, y)
+
+
+class CorrectsByMask(Corrects):
+    def corrected(self, y: Tensor, prediction: Tensor) -> Tensor:
+        targets, is_sure = y.clone(), prediction != y
+        targets[is_sure] = prediction[is_sure]
+        return targets
+
+
+class CorrectsByIndex(Corrects):
+    def corrected(self, y: Tensor, prediction: Tensor) -> Tensor:
+        return y.clone().index_put_((torch.tensor([1]),), prediction[1:2])
+
+
+class CorrectsOneOfEach(Corrects):
+    """Labels of each step are changed, first where steps are no longer traced."""
+
+    begins = 1, 3
+
+    def corrected(self, y: Tensor, prediction: Tensor) -> Tensor:
+        return torch.where(torch.arange(len(y)) == 0, (y + 1) % K, y)
+
+
+class CorrectsConverted(CorrectsOneOfEach):
+    """The targets are never the batch's own tensor."""
+
+    begins = 1, 0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step([batch[0], batch[1].double().long()], batch_idx)
+
+
 class Alone(TwoNetworks):
     """The classifier is trained alone in the first epoch, and in two of three steps of the second."""
 
@@ -93,7 +138,10 @@ class Adversary(Alone, AdversaryFirst):
             self.seen.pop()
 
 
-MODELS = [Mixup, MixupInTheFirstEpoch, Distilled, EveryOther, SecondView, Adversary]
+MODELS = [
+    Mixup, MixupInTheFirstEpoch, Distilled, EveryOther, SecondView, Adversary, Corrects, CorrectsByMask,
+    CorrectsByIndex, CorrectsOneOfEach, CorrectsConverted,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -111,6 +159,15 @@ def test_a_loss_that_cannot_be_told_from_another_ends_no_training_and_its_steps_
         assert record.meta.epochs == recorded
         assert record.meta.incomplete_epochs == incomplete
         assert record.table().attrs["incomplete_epochs"] == incomplete
+
+
+def test_labels_in_an_order_that_cannot_be_followed_are_an_error_later_too(tmp_path: Path) -> None:
+    class Reorders(Corrects):
+        def corrected(self, y: Tensor, prediction: Tensor) -> Tensor:
+            return torch.tensor(y.tolist()[::-1])
+
+    with pytest.raises(SampleIdentityError, match=r"Expected the targets .* got \d+ other targets in this epoch"):
+        fit(tmp_path, TrainingDynamicsMonitor(history=False), model=Reorders(), max_epochs=2)
 
 
 class BurnIn(Late):

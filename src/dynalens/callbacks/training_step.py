@@ -19,6 +19,11 @@ _NO_CLASSES = (
     "Expected the targets to be classes, got {} in this epoch that name no class: soft or mixed ones, as mixup has "
     "them, or binary ones that are neither 0 nor 1. Pass `capture='labels'` if a sample may have any number of labels."
 )
+_CHANGED = (
+    "Expected the targets of the loss to be the labels of the batch, as in the first steps, got {} other ones in this "
+    "epoch, into which the step changes labels. To record such steps by the labels of the dataset, return a dict of "
+    "`loss`, and `logits` and `targets` in the order of the batch."
+)
 
 
 class TrainingStep:
@@ -120,7 +125,7 @@ class TrainingStep:
         self._pairs.check(presentation, self.rows.rows_of, accumulates=trainer.accumulate_grad_batches)
         target_rows = self.rows.rows_of_targets(trainer, batch, rows, presentation, self._views)
         self._capture.trust_targets(self.rows.confirmed)
-        return target_rows, presentation
+        return target_rows, self.rows.others.marked(presentation)
 
     def merge(self, processes: Any) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
         """Return a function that checks and merges presentations.
@@ -134,8 +139,10 @@ class TrainingStep:
             # Of an own loss, other labels than the batch's may tell that all rows so far were in another order.
             is_new = self.rows.confirms and (self._has_epoch or not self._capture.observes)
             self._has_epoch |= not is_wrong.any()
-            if is_new and is_wrong.any():
-                self._miss(CaptureError(_NO_CLASSES.format(int(is_wrong.sum()))))
+            if is_new and is_wrong.any() and not self.rows.others.are_refused:
+                num_changed = self.rows.others.num_changed
+                text = _CHANGED.format(num_changed) if num_changed else _NO_CLASSES.format(int(is_wrong.sum()))
+                self._miss(CaptureError(text))
                 is_readable = ~np.isin(step, step[is_wrong])  # where some labels are mixed, all inputs are
                 index, rows, step = index[is_readable], rows[:, is_readable], step[is_readable]
             return merge_checked(index, rows, step)

@@ -21,11 +21,11 @@ from dynalens.identity.labels import (
     GIVEN,
     MIXED,
     NO_CLASSES,
-    OTHER_LATER,
     LabelCheck,
     check_given,
     check_given_rows,
 )
+from dynalens.identity.later_targets import OtherTargets
 from dynalens.identity.loss_choice import LossOfLabels
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.samples import SampleIdentity
@@ -51,6 +51,7 @@ class StepRows:
 
     Attributes:
         may_trace: Whether steps may be traced: a mode of torch's functions makes a compiled graph break.
+        others: Targets of later steps that are not the labels of their rows.
     """
 
     def __init__(self, identity: SampleIdentity) -> None:
@@ -70,7 +71,7 @@ class StepRows:
         self._dataset_labels: Array | None = None
         self._step_rows: tuple[Tensor, Tensor, int] | None = None
         self._noted_labels: NotedLabels = []
-        self._num_others: Tensor | None = None
+        self.others, self._was_own = OtherTargets(), False
 
     def begin_epoch(self) -> None:
         """An epoch begins. Its first steps are traced, because some modules select rows only from a later epoch on."""
@@ -123,6 +124,10 @@ class StepRows:
         """
         part = self._identity.part_of(batch)
         is_own = self._is_own(part, presentation.step_targets)
+        self.others.begin_step()
+        # A step that replaces its labels from now on may change or reorder them: a trace tells.
+        self._traces_all |= self._was_own and not is_own
+        self._was_own |= is_own
         self._has_classes = presentation.units is None
         self._has_half_precision = presentation.step_targets.dtype in (torch.float16, torch.bfloat16)
         if is_own and not TRACE.follows and views == 1 and presentation.targets.shape == rows.shape:
@@ -161,8 +166,8 @@ class StepRows:
             if presentation.units is None:
                 labels = self._identity.labels_of_samples(trainer, rows)
                 self._check_drawn(batch, labels, rows, target_rows.cpu(), presentation)
-        elif not is_own and presentation.units is None and views == 1 and source is None:
-            self._count_others(batch, order, presentation)
+        elif not is_own and presentation.units is None and views == 1:
+            self._compare_later(batch, order, presentation, source)
         return target_rows
 
     def _chosen_rows(self, source: RowSource | None, after_hooks: Tensor, presentation: Any, views: int) -> Tensor:
@@ -224,7 +229,7 @@ class StepRows:
         """
 
         def check(index: Array, rows: Array) -> None:
-            self._check_others()
+            self.others.check()
             if not self._identity.known_by_loader:
                 return
             is_same = self._labels.given_is_target
@@ -259,7 +264,7 @@ class StepRows:
         num_others = (choice != torch.arange(len(choice), device=choice.device) % count).sum()
         if self._labels.needs_steps and int(num_others):
             raise SampleIdentityError(ANOTHER_ORDER)
-        self._num_others = num_others if self._num_others is None else self._num_others + num_others
+        self.others.count_moved(num_others)
 
     def _is_own(self, part: Any, targets: Tensor) -> bool:
         """Return whether the targets are the very tensor that the first batches held them in.
@@ -271,21 +276,18 @@ class StepRows:
             place is not None and not (self._has_hooks or self._labels.needs_steps) and part_at(part, place) is targets
         )
 
-    def _count_others(self, batch: Any, order: list[int] | None, presentation: Any) -> None:
-        """Count targets that differ from the label of their row, on the device."""
+    def _compare_later(self, batch: Any, order: list[int] | None, presentation: Any, source: RowSource | None) -> None:
+        """Compare targets with the labels of their rows, on the device."""
         place, targets = self._labels.witness, presentation.targets
         label = None if place is None else part_at(batch, place)
-        if label is None or label is presentation.step_targets or len(label) != len(targets):
+        if label is None or label is presentation.step_targets:
             return
         labels = torch.as_tensor(label)
         labels = (labels if order is None else labels[order]).to(targets.device, non_blocking=True)
-        num_others = ((labels != targets) & (targets >= 0)).sum()
-        self._num_others = num_others if self._num_others is None else self._num_others + num_others
-
-    def _check_others(self) -> None:
-        num_others, self._num_others = 0 if self._num_others is None else int(self._num_others), None
-        if num_others:
-            raise SampleIdentityError(OTHER_LATER.format(num_others))
+        if source is not None and source.is_choice:
+            labels = labels[source.rows.to(labels.device)]
+        if labels.shape == targets.shape:
+            self.others.compare(labels, targets, is_traced=source is not None)
 
     def _order_after_hooks(self, delivered: Any, part: Any) -> list[int] | None:
         if not self._has_hooks or delivered is None or not (self._has_moved or self._comparisons_left > 0):
