@@ -239,7 +239,7 @@ class Record:
             n: Largest number of samples to return. None: all of them.
             precision: Return only the top of the order, cut so that this fraction of it, in (0, 1], is expected to be
                 wrong, and set ``flagged`` accordingly. None: return all, with ``flagged`` set at 0.8. Without answers
-                the expectation is an estimate: on labels that people gave, 46 to 93 % of what was flagged at 0.8 was
+                the expectation is an estimate: on labels that people gave, 46 to 92 % of what was flagged at 0.8 was
                 wrong (``docs/results/flags.md``).
             embeddings: See :meth:`with_embeddings`.
             answers: Answers of an audit, see :func:`dynalens.audit`. The probabilities are calibrated on them. Labels
