@@ -272,6 +272,46 @@ class ByHand(Regressor):
         optimizer.step()
 
 
+class PartsByHand(ByHand):
+    """Gradients of all parts add up before the optimizer's step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        for x, y in zip(batch[0].split(2), batch[1].split(2), strict=True):
+            self.manual_backward(Regressor.training_step(self, [x, y], batch_idx))
+        optimizer.step()
+
+
+class SecondLook(ByHand):
+    """The same rows once more, after the weights have changed."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        super().training_step(batch, batch_idx)
+        self.manual_backward(self.loss(self(batch[0] / N), batch[1]))
+
+
+class BesideACritic(ByHand):
+    """The targets of another network's loss are no labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critic = nn.Sequential(nn.Flatten(), nn.Linear(36, 1))
+
+    def train_critic(self, x: Tensor) -> None:
+        self.manual_backward(F.mse_loss(self.critic(x / N), torch.ones(len(x), 1)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        super().training_step(batch, batch_idx)
+        self.train_critic(batch[0])
+
+
+class AfterACritic(BesideACritic):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.train_critic(batch[0])
+        ByHand.training_step(self, batch, batch_idx)
+
+
 LOSSES: dict[type[Regressor], Callable[[Tensor], Tensor]] = {
     Regressor: torch.square,
     Module: torch.abs,
@@ -281,8 +321,22 @@ LOSSES: dict[type[Regressor], Callable[[Tensor], Tensor]] = {
     InParts: torch.square,
     Returned: torch.square,
     ByHand: torch.square,
+    PartsByHand: torch.square,
+    SecondLook: torch.square,
+    BesideACritic: torch.square,
+    AfterACritic: torch.square,
     Flat: torch.square,
 }
+
+
+def test_parts_with_an_update_between_them_are_one_error(tmp_path: Path) -> None:
+    class Updates(ByHand):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            for x, y in zip(batch[0].split(2), batch[1].split(2), strict=True):
+                super().training_step([x, y], batch_idx)
+
+    with pytest.raises(CaptureError, match="or one loss of numbers whose targets are labels of the batch, got none"):
+        monitored(tmp_path, Updates(), trainer={"max_epochs": 1})
 
 
 @pytest.mark.parametrize("model", LOSSES, ids=lambda model: model.__name__)

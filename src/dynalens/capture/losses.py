@@ -161,11 +161,14 @@ class StepLosses:
             self._first_pass = len(self.calls)
 
     def begin_backward(self, loss: Tensor | None) -> None:
-        """Lightning begins the backward pass from this loss. Losses that it was not computed from are dropped."""
-        for call in self.calls:
-            if loss is not None and call.entries is not None:
+        """A backward pass begins. If Lightning begins it, losses that this one was not computed from are dropped."""
+        if loss is None:
+            return
+        is_only = self._automatic is not False
+        for call in self.calls if is_only else leads_to(loss, self.calls):
+            if call.entries is not None:
                 call.entries.look(loss)
-        if loss is None or len(self.calls) < 2:
+        if len(self.calls) < 2 or not is_only:
             return
         first_call, *other_calls = self.calls
         if not all(have_same_origin(call.logits, first_call.logits) for call in other_calls):

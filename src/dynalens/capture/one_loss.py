@@ -92,6 +92,23 @@ class OneLoss:
         self.choice = [] if call is None else [call]
         return call
 
+    def of_numbers(self, losses: StepLosses, rows_of: RowsOf) -> list[LossCall]:
+        """Return the losses of numbers that a step may be recorded by; none if its parts are not those of one loss.
+
+        A second look of the same network is left out. Numbers of several networks may stand side by side.
+        """
+        calls, later_calls = losses.trained_calls, losses.later_calls
+        if not later_calls:
+            return calls
+        all_calls = calls + later_calls
+        if not are_of_one_network(call.logits for call in all_calls):
+            return all_calls if all(rows_of(call.targets) is None for call in all_calls) else []
+        if self._joins is None:
+            self._joins = adds_rows(later_calls, calls[0], rows_of)
+        if not self._joins:
+            return calls
+        return all_calls if losses.are_of_one_update(all_calls) else []
+
     def main_of_numbers(self, calls: list[LossCall], *, first_step: bool) -> list[LossCall]:
         """Return the loss of the main head, if losses of numbers have the same targets.
 

@@ -326,13 +326,14 @@ class StepCapture:
         if self.observes or (self._is_resolved and not self._targets.is_known):
             return None
         is_first = not self._is_resolved
-        losses = self._one_loss.main_of_numbers(self._of_numbers.trained_calls, first_step=is_first)
+        losses = self._one_loss.of_numbers(self._of_numbers, rows_of)
+        losses = self._one_loss.main_of_numbers(losses, first_step=is_first)
         losses = merged_parts(losses, rows_of, first_step=is_first)
         result = self._targets.presentation_of(
             losses, outputs, samples, rows_of, probabilities=self._observed_loss.activations
         )
         if result is None and self._targets.is_known:
-            raise self._ambiguous(calls_in_words(losses))
+            raise self._ambiguous(calls_in_words(losses or self._of_numbers.calls))
         if result is None:
             return None
         units, targets, source, loss_mask = result
