@@ -117,6 +117,11 @@ class SecondLook(ByHand):
         self.manual_backward(self.loss(self(x / N), y))
 
 
+class SecondLookOfOwnLoss(SecondLook):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return own_loss(logits, y)
+
+
 class SecondLookAtSome(SecondLook):
     """Only some rows are looked at again, as in efficient sharpness-aware minimisation."""
 
@@ -229,7 +234,8 @@ class PartsByHand(ByHand):
     "model",
     [
         Attack, IteratedAttack, AutomaticAttack, AutomaticAttackByBackward, AttackOnOwnLoss, FunctionalUpdate,
-        GradientPenalty, SecondLook, SecondLookAtSome, Logged, LoggedByHand, OfLogarithms, Parts, BinaryParts,
+        GradientPenalty, SecondLook, SecondLookOfOwnLoss, SecondLookAtSome, Logged, LoggedByHand,
+        OfLogarithms, Parts, BinaryParts,
         PartsByHand, PartsOfLogits, OtherPartIsLogged, AfterAnother, OwnLossAfterAnother,
     ],
 )  # fmt: skip
@@ -333,6 +339,11 @@ class ClassifierFirst(TwoNetworks):
     classifier_first = True
 
 
+class TwoNetworksOfOwnLosses(TwoNetworks):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return own_loss(logits, y)
+
+
 class AdversaryFirst(TwoNetworks):
     """A network changes images so that the classifier fails. Both losses have the logits of one last layer."""
 
@@ -369,6 +380,7 @@ class OverlappingParts(Classifier):
     [
         AttackByBackward, AttackByBackwardOnOwnLoss, CleanAndAttacked, InnerAndOuter, PartsTwice, OverlappingParts,
         OfFirstOrder, OfSecondOrder, UpdatesInside, TwoNetworks, ClassifierFirst, AdversaryFirst, PartOfTheOther,
+        TwoNetworksOfOwnLosses,
     ],
 )  # fmt: skip
 def test_two_losses_of_one_sample_are_an_error_in_the_first_batch(tmp_path: Path, model: type[Classifier]) -> None:

@@ -4,6 +4,7 @@ The softmax or sigmoid before the loss has the logits, and its labels are those 
 """
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from dynalens.capture.entries import Path, entry_at, leaves
 from dynalens.capture.graph import SIGMOID, Activation, LossGraph, Node, look_behind, pull
 from dynalens.capture.masked_rows import MaskedRows
 from dynalens.capture.merging import RowsOf
+from dynalens.capture.parameters import are_of_one_network
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import NOT_A_CLASS
 
@@ -68,6 +70,15 @@ class ObservedLoss:
         if len(self.activations) == 1 and self.activations[0].name in SIGMOID and self._kinds() != self._known_kinds:
             self._pull = pull(loss, self.activations[0])
         self._masked = MaskedRows(graph) if len(self.activations) == 1 else None
+
+    def look_again(self, loss: Tensor, inputs: Mapping[Node, Tensor]) -> None:
+        """Look at the loss of a later pass. It counts as another one if another network trains on the same labels."""
+        first_graph, graph = self._graph, look_behind(loss, inputs)
+        if first_graph is None or not graph.activations or are_of_one_network([first_graph.loss, loss]):
+            return
+        pairs = itertools.product(first_graph.constants, graph.constants)
+        if any(_are_one_index(*pair, waits=self._known_kinds is None) for pair in pairs):
+            self.passes = 2
 
     def is_counted(self, logits: Tensor, targets: Tensor) -> Tensor | None:
         """Return which targets the step trained on, bool, in the shape of the targets; None if all."""
@@ -254,6 +265,13 @@ def _tells(tables: Sequence[Tensor], labels: Tensor, agrees: Sequence[Tensor], p
 
 def _holds_integers(values: Tensor) -> bool:
     return not (values.is_floating_point() or values.is_complex() or values.dtype is torch.bool)
+
+
+def _are_one_index(a: Tensor, b: Tensor, *, waits: bool) -> bool:
+    """Return whether two constants are the same labels: one tensor, or, if it may wait for the device, equal ones."""
+    if not (_holds_integers(a) and _holds_integers(b)) or a.numel() != b.numel():
+        return False
+    return a.data_ptr() == b.data_ptr() or (waits and torch.equal(a.flatten(), b.flatten()))
 
 
 def _share_pulled_to(labels: Tensor, pull: Tensor) -> float | None:

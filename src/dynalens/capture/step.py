@@ -132,6 +132,9 @@ class StepCapture:
         """
         if self._layer is not None and loss is not None:
             self._backward.append(loss.grad_fn)
+        if not self._armed and self._automatic is False and loss is not None and not self._losses.calls:
+            with suppress(RuntimeError):  # as below
+                self._observed_loss.look_again(loss, self._mode.inputs if self._mode else {})
         if not self._armed or (self._automatic is False and self._losses.calls):
             return
         self._is_trained = True
