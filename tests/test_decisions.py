@@ -53,6 +53,21 @@ def test_the_type_of_items_and_labels_is_kept(tmp_path: Path) -> None:
     assert apply_decisions([{"image": "a", "kind": 0}], path, label_key="kind")[0]["kind"] == 1
 
 
+def test_a_decided_dataset_has_the_labels_of_its_samples_as_targets(tmp_path: Path) -> None:
+    data: Any = Named([("a", 0), ("b", 1), ("c", 2), ("d", 0)])
+    path = written(tmp_path, "1,1,dog,drop,,\n3,cat,,relabel,2,\n")
+    assert not hasattr(apply_decisions(data, path), "targets")
+    assert not hasattr(apply_decisions(data, path), "class_to_idx")
+    data.class_to_idx = {"cat": 0, "dog": 1, "owl": 2}
+    for targets in ([0, 1, 2, 0], torch.tensor([0, 1, 2, 0])):
+        data.targets = targets
+        decided = apply_decisions(data, path)
+        assert [int(target) for target in decided.targets] == [label for _, label in decided] == [0, 2, 2]
+        assert decided.class_to_idx is data.class_to_idx
+    data.targets = [10, 11, 12, 10]  # the dataset makes its labels of them
+    assert not hasattr(apply_decisions(data, path), "targets")
+
+
 def test_ids_may_be_names_and_subsets_have_the_classes_of_their_dataset(tmp_path: Path) -> None:
     path = written(tmp_path, "x/b.png,0,cat,relabel,1,dog\n")
     data = Named([("a", 0), ("b", 0)])

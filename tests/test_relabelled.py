@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynalens.datasets import RelabelledDataset
+from dynalens.datasets import IndexedDataset, RelabelledDataset
 
 
 class Pair(NamedTuple):
@@ -95,3 +95,47 @@ def test_a_class_that_is_alone_in_an_array_is_replaced_in_its_type(label: Any) -
     assert type(changed) is type(label)
     assert np.shape(changed) == np.shape(label)
     assert np.ravel(changed).tolist() == [0]
+
+
+class Labelled(list[tuple[str, int]]):
+    """Pairs with the attributes that torchvision's datasets have."""
+
+    def __init__(self, labels: list[int], targets: Any) -> None:
+        super().__init__(("x", label) for label in labels)
+        self.targets, self.classes, self.class_to_idx = targets, ["cat", "dog", "owl"], {"cat": 0, "dog": 1, "owl": 2}
+
+
+@pytest.mark.parametrize("kind", [list, torch.tensor, np.array, tuple])
+def test_targets_are_the_labels_that_are_returned(kind: Any) -> None:
+    labels = [2, 0, 1]
+    data = Labelled(labels, kind(labels))
+    changed = RelabelledDataset(IndexedDataset(data), {1: (0, 2)})
+    assert [int(target) for target in changed.targets] == [changed[i][1] for i in range(3)] == [2, 2, 1]
+    assert isinstance(changed.targets, list if kind is tuple else type(data.targets))
+    assert [int(target) for target in data.targets] == labels  # those of the dataset below stay
+
+
+def test_targets_of_several_labels_have_the_changes() -> None:
+    data = Labelled([0, 0], torch.tensor([[1, 0, 0], [0, 1, 1]]))
+    assert RelabelledDataset(data, {0: ("0", "0 2")}).targets.tolist() == [[1, 0, 1], [0, 1, 1]]
+
+
+def test_a_wrapped_dataset_has_the_classes_of_the_one_below() -> None:
+    data = Labelled([2, 0], [2, 0])
+    for wrapper in (IndexedDataset(data), RelabelledDataset(data, {})):
+        assert wrapper.classes == ["cat", "dog", "owl"]
+        assert wrapper.class_to_idx["owl"] == 2
+        assert list(wrapper.targets) == [2, 0]
+
+
+def test_a_wrapped_dataset_has_no_attribute_that_the_one_below_lacks() -> None:
+    for wrapper in (IndexedDataset([("x", 0)]), RelabelledDataset([("x", 0)], {0: (0, 1)})):
+        assert not any(hasattr(wrapper, name) for name in ("classes", "class_to_idx", "targets"))
+
+
+def test_targets_that_are_not_the_labels_of_the_samples_are_no_attribute() -> None:
+    for targets in ([1, 2], [0], None, ["cat", "dog"]):
+        assert not hasattr(RelabelledDataset(Labelled([0, 1], targets), {0: (0, 2)}), "targets")
+    coarse = Labelled([0, 1], [0, 1])
+    coarse.target_transform = lambda label: label // 2  # type: ignore[attr-defined]  # as torchvision's datasets have it
+    assert not hasattr(RelabelledDataset(coarse, {0: (0, 2)}), "targets")

@@ -4,6 +4,8 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from dynalens.datasets import (
     root_indices,
     sample_names,
     samples_at,
+    targets_with,
     with_label,
 )
 from dynalens.keys import ANSWERS, DECISIONS, LABEL_KEYS
@@ -69,6 +72,24 @@ class DecidedDataset(Subset[Any]):
             i: d.new_label for i, d in decisions.items() if d.new_label is not None and i not in dropped_rows
         }
         self._label_key = label_key
+        self._old_labels = {i: decision.label for i, decision in decisions.items()}
+
+    @property
+    def class_to_idx(self) -> Any:
+        """Number of each class by its name; no attribute if the original dataset has none."""
+        return self.dataset.class_to_idx  # type: ignore[attr-defined]  # torch's stub has no attributes of datasets
+
+    @cached_property
+    def targets(self) -> Any:
+        """The labels of these samples; no attribute if the original dataset has none, or none that are its labels."""
+        targets = targets_with(self.dataset, self.relabelled, self._is_replaced)
+        return [targets[i] for i in self.indices] if isinstance(targets, list) else targets[self.indices]
+
+    def _is_replaced(self, sample: int, target: Any) -> bool:
+        with suppress(TypeError, ValueError):
+            label = self._old_labels[sample]
+            return not label or not _differs(target, label, escaped_all(self.classes) or ())
+        return False
 
     def __iter__(self) -> Iterator[Any]:
         return (self[position] for position in range(len(self)))

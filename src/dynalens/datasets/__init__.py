@@ -1,6 +1,6 @@
 """Datasets that wrap a dataset, and what datasets and their samples say of labels and names."""
 
-from dynalens.datasets.labels import check_labels, label_place, label_text, with_label
+from dynalens.datasets.labels import check_labels, label_place, label_text, targets_with, with_label
 from dynalens.datasets.names import class_names, feature_names, hugging_face_label, root_indices, sample_names
 from dynalens.datasets.wrappers import (
     IndexedDataset,
@@ -26,5 +26,6 @@ __all__ = [
     "root_indices",
     "sample_names",
     "samples_at",
+    "targets_with",
     "with_label",
 ]

@@ -1,6 +1,7 @@
 """The label in a sample: where it stands, what it is as text, and a sample with another label."""
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,37 @@ def with_label(sample: Any, place: Any, label: int | str) -> Any:
     items = [value if position == place % len(sample) else part for position, part in enumerate(sample)]
     # A named tuple takes its fields one by one.
     return type(sample)(*items) if hasattr(sample, "_fields") else type(sample)(items)
+
+
+def targets_with(dataset: Any, labels: Mapping[int, int | str], is_replaced: Callable[[int, Any], bool]) -> Any:
+    """Return a copy of the attribute ``targets`` of a dataset, with these labels for the samples at these positions.
+
+    Args:
+        dataset: No sample of it is read.
+        labels: As of :func:`with_label`, by position.
+        is_replaced: Given a position and its target, whether the target is the label that is replaced there.
+
+    Raises:
+        AttributeError: If there is none, or if its values are not the labels of the samples.
+
+    Example:
+        >>> data = type("Data", (list,), {"targets": torch.tensor([2, 0])})([("a", 2), ("b", 0)])
+        >>> targets_with(data, {1: 1}, lambda position, target: True)
+        tensor([2, 1])
+    """
+    targets = dataset.targets
+    are_labels = isinstance(targets, Tensor | np.ndarray | list | tuple) and len(targets) == len(dataset)
+    is_changed_later = getattr(dataset, "target_transform", None) is not None
+    if not are_labels or is_changed_later or not all(is_replaced(sample, targets[sample]) for sample in labels):
+        raise AttributeError(
+            f"Expected `targets` of {type(dataset).__name__} to be the labels of its samples, got other values, which "
+            "cannot be corrected. Read the labels from the samples."
+        )
+    targets = targets.clone() if isinstance(targets, Tensor) else copy(targets)
+    targets = list(targets) if isinstance(targets, tuple) else targets
+    for sample, label in labels.items():
+        targets[sample] = _label_like(targets[sample], label)
+    return targets
 
 
 def _label_like(value: Any, label: int | str) -> Any:

@@ -3,12 +3,13 @@
 import operator
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
-from dynalens.datasets.labels import check_labels, label_place, label_text, with_label
+from dynalens.datasets.labels import check_labels, label_place, label_text, targets_with, with_label
 from dynalens.keys import INDEX_KEYS, OWN_INDEX
 
 INDEX_KEY = INDEX_KEYS[0]
@@ -45,7 +46,23 @@ def position_of(key: Any) -> int:
     )
 
 
-class IndexedDataset(Dataset[Any]):
+class _Wrapper(Dataset[Any]):
+    """A dataset that has the classes of the dataset below it, for scripts that ask for them."""
+
+    dataset: Any
+
+    @property
+    def classes(self) -> Any:
+        """Names of the classes; no attribute if the wrapped dataset has none."""
+        return self.dataset.classes
+
+    @property
+    def class_to_idx(self) -> Any:
+        """Number of each class by its name; no attribute if the wrapped dataset has none."""
+        return self.dataset.class_to_idx
+
+
+class IndexedDataset(_Wrapper):
     """A dataset that adds to each sample its position in a wrapped dataset.
 
     Give it to the DataLoader. The samples of a batch are then known whatever the loader does with them. A dict gets the
@@ -77,6 +94,11 @@ class IndexedDataset(Dataset[Any]):
                 f"{type(dataset).__name__}. Let an iterable dataset yield an id with each sample and pass `index=`."
             )
         self.dataset = dataset
+
+    @property
+    def targets(self) -> Any:
+        """Those of the wrapped dataset; no attribute if it has none."""
+        return self.dataset.targets
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -148,7 +170,7 @@ def has_positions(dataset: Any) -> bool:
     return hasattr(dataset, "__len__")
 
 
-class RelabelledDataset(Dataset[Any]):
+class RelabelledDataset(_Wrapper):
     """A dataset that wraps another one and gives some samples another label.
 
     Args:
@@ -185,6 +207,17 @@ class RelabelledDataset(Dataset[Any]):
                 "Pass the dataset of the training loader."
             )
         self.dataset, self.changes, self.label = dataset, dict(changes), label
+
+    @cached_property
+    def targets(self) -> Any:
+        """Those of the wrapped dataset with the changes; no attribute if it has none, or none that are its labels."""
+        new_labels = {sample: label for sample, (_, label) in self.changes.items()}
+        return targets_with(self.dataset, new_labels, self._is_replaced)
+
+    def _is_replaced(self, sample: int, target: Any) -> bool:
+        with suppress(TypeError, ValueError):
+            return label_text(target) == str(self.changes[sample][0])
+        return False
 
     def __len__(self) -> int:
         return len(self.dataset)
