@@ -255,6 +255,7 @@ NOT_CLEAR = [Mean, BothUnnamed, OneLayer, FailsInEvaluation]
 
 
 @pytest.mark.parametrize("network", NOT_CLEAR)
+@pytest.mark.filterwarnings("ignore:Expected a folder without a record")
 def test_heads_of_which_none_is_the_main_one_are_one_error_whose_advice_works(
     tmp_path: Path, network: type[Inception]
 ) -> None:

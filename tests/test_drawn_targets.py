@@ -271,6 +271,7 @@ def test_random_labels_that_stay_are_recorded_and_a_second_reading_disturbs_noth
     assert_recorded(monitor, module)
 
 
+@pytest.mark.filterwarnings("ignore:Expected a folder without a record")
 def test_only_samples_whose_targets_have_nothing_to_do_with_their_labels_are_read_again(tmp_path: Path) -> None:
     reads = multiprocessing.get_context("fork").Value("i")  # forked processes share it
 

@@ -70,6 +70,7 @@ def test_the_table_has_what_the_nearest_neighbours_say(tmp_path: Path) -> None:
     assert "score_neighbours" in (tmp_path / "dynalens" / "samples.csv").read_text().splitlines()[0]
 
 
+@pytest.mark.filterwarnings("ignore:Expected a folder without a record")
 def test_a_run_without_features_has_no_column_and_no_file_of_an_earlier_run(tmp_path: Path) -> None:
     fit(tmp_path, TrainingDynamicsMonitor(features="net.0"))
     assert (tmp_path / "dynalens" / "neighbours.npz").exists()

@@ -250,6 +250,7 @@ def test_ids_that_come_late_get_rows_of_their_own(tmp_path: Path) -> None:
     assert table["presentations"].tolist() == [3] * 6 + [2] * 6 + [1] * 6
 
 
+@pytest.mark.filterwarnings("ignore:Expected a folder without a record")
 def test_a_pool_that_grows_between_fits_keeps_its_record_by_names_alone(tmp_path: Path) -> None:
     def grown(monitor: TrainingDynamicsMonitor) -> list[Any]:
         for size in (6, 12):
@@ -264,6 +265,7 @@ def test_a_pool_that_grows_between_fits_keeps_its_record_by_names_alone(tmp_path
     assert grown(TrainingDynamicsMonitor(index="id")) == [2] * 6 + [1] * 6
 
 
+@pytest.mark.filterwarnings("ignore:Expected a folder without a record")
 def test_folds_of_the_same_length_share_a_record_by_names_alone(tmp_path: Path) -> None:
     def fold(monitor: TrainingDynamicsMonitor, start: int) -> list[Any]:
         part = Subset(Carries(name), range(start, N, 2))
@@ -506,6 +508,7 @@ def test_a_place_or_key_that_the_batch_lacks_is_an_error_in_the_first_batch(tmp_
         fit(tmp_path, TrainingDynamicsMonitor(index=index), model=OfTriples(), data=partial(DataLoader[Any], data))
 
 
+@pytest.mark.filterwarnings("ignore:Expected a folder without a record")
 def test_a_subset_that_grows_within_a_fit_is_refused_and_both_ways_that_the_error_names_work(tmp_path: Path) -> None:
     chosen = [0, 5, 2, 7]
 

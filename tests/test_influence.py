@@ -322,6 +322,7 @@ def test_checkpoints_without_one_learning_rate_are_refused(tmp_path: Path) -> No
         self_influence(None, path, model, TensorDataset(x, y))
 
 
+@pytest.mark.filterwarnings("ignore:Expected a folder without a record")
 def test_a_sheet_of_influence_is_on_the_page_of_its_run_until_another_takes_the_folder(
     run: tuple[Path, Any], tmp_path: Path
 ) -> None:

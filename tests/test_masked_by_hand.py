@@ -127,6 +127,7 @@ def test_samples_whose_focal_factor_is_0_are_presentations(tmp_path: Path) -> No
     assert monitor.statistics().presentations.tolist() == [1] * N
 
 
+@pytest.mark.filterwarnings("ignore:Expected a folder without a record")
 def test_the_hardest_rows_of_a_loss_by_hand_leave_all_rows_presentations(tmp_path: Path) -> None:
     # as with `reduction="none"`: a sample that is too easy is one whose prediction is looked at, too
     for hardest in (

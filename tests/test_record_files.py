@@ -130,7 +130,8 @@ def test_a_kill_of_a_second_run_in_the_same_folder_leaves_one_of_both_records(
     fit(tmp_path, first, max_epochs=1)
     moments = Moments(folder, tmp_path / "moments", monkeypatch)
     second = TrainingDynamicsMonitor(save_dir=folder, name_of=lambda i: f"second {i}")
-    fit(tmp_path, second, data=lambda: loader(dataset(30)), max_epochs=1)
+    with pytest.warns(UserWarning, match="earlier training, which this training replaces"):
+        fit(tmp_path, second, data=lambda: loader(dataset(30)), max_epochs=1)
     with pytest.warns(UserWarning, match="Expected the names of this record"):
         records = list(moments.records())
     for record in records:
@@ -139,6 +140,21 @@ def test_a_kill_of_a_second_run_in_the_same_folder_leaves_one_of_both_records(
         assert record.names() in (None, monitor.record.names())
         assert record.neighbours() is None or monitor is first
         assert [epoch for epoch, _ in record.history()] in ([], [0])
+
+
+def test_a_second_run_in_the_same_folder_is_told_that_it_replaces_a_record_and_one_that_goes_on_is_not(
+    tmp_path: Path,
+) -> None:
+    first, second = TrainingDynamicsMonitor(), TrainingDynamicsMonitor()
+    fit(tmp_path, first, max_epochs=1)
+    fit(tmp_path, first, max_epochs=1)
+    second.load_state_dict(first.state_dict())
+    fit(tmp_path, second, max_epochs=1)
+    second.reset()
+    fit(tmp_path, second, max_epochs=1)  # and warnings are errors
+    with pytest.warns(UserWarning, match="default_root_dir") as warnings:
+        fit(tmp_path, TrainingDynamicsMonitor(), max_epochs=2)
+    assert sum(str(tmp_path / "dynalens") in str(warning.message) for warning in warnings) == 1
 
 
 class Dies(pl.Callback):

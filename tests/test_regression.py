@@ -511,6 +511,7 @@ class OfNames(Regressor):
 
 
 @pytest.mark.parametrize("kind", [Batch, lambda x, y: {"signal": x, "price": y}], ids=["object", "dict"])
+@pytest.mark.filterwarnings("ignore:Expected a folder without a record")
 def test_the_first_entry_of_a_batch_with_names_is_its_input(tmp_path: Path, kind: Callable[..., Any]) -> None:
     def together(samples: Any) -> Any:
         return kind(*(torch.stack(column) for column in zip(*samples, strict=True)))
@@ -798,6 +799,7 @@ class WithHead(Regressor):
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+@pytest.mark.filterwarnings("ignore:Expected a folder without a record")
 def test_explanations_of_a_regression_are_of_predictions_and_not_of_features(tmp_path: Path) -> None:
     """The prediction is a linear function here, so that its saliency is the same for each sample."""
     options: dict[str, Any] = {"methods": "saliency", "metrics": (), "on_error": "raise", "num_samples": 2}

@@ -266,6 +266,7 @@ def test_two_monitors_follow_the_rows_of_one_step(tmp_path: Path) -> None:
         assert_equals_the_definitions(monitor.statistics(), module.seen)
 
 
+@pytest.mark.filterwarnings("ignore:Expected a folder without a record")
 def test_features_belong_to_the_rows_that_the_layer_saw(tmp_path: Path) -> None:
     flipped, plain = Ordered(lambda x, y: (x.flip(0), y.flip(0))), Ordered(lambda x, y: (x, y))
     models = (flipped, plain, Masked(lambda y: y > 0), LooksAgain(), LooksAgain(trained=True))

@@ -206,6 +206,7 @@ def test_non_finite_logits_are_counted_and_shown(tmp_path: Path) -> None:
     assert log["dynalens/dynamics/non_finite"].tolist() == [1, 1, 1]
 
 
+@pytest.mark.filterwarnings("ignore:Expected a folder without a record")
 def test_views_count_each_row_for_its_sample(tmp_path: Path) -> None:
     class TwoViews(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:

@@ -6,6 +6,7 @@ same folder, no other record's file is taken for its own.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,13 +19,14 @@ import pandas as pd
 from dynalens.cells import inert_cells
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.embeddings import SimilarSamples
+from dynalens.notices import warn
 from dynalens.record.audit_samples import AUDITED, AuditedSample, audited_arrays
 from dynalens.record.files import digest, epoch_file, replacement_file, text_digest, write_arrays, write_json
 from dynalens.record.history import History
 from dynalens.record.meta import RecordMeta
 from dynalens.record.record import Record
 
-META = "meta.json"
+RECORD, META = "record.npz", "meta.json"
 NAMES = "names.json"
 TABLES = ("samples.csv", "suspects.csv")
 NEIGHBOURS, PICTURES, SIMILAR = "neighbours.npz", "pictures.npz", "similar.npz"
@@ -61,6 +63,15 @@ class RecordFolder:
         self._names: Sequence[str] | None = None
         self._names_known = False
         self.is_begun = self._continues = False
+
+    def warn_before_replacing(self) -> None:
+        """Warn if the folder holds the record of another run, which this one will replace."""
+        if os.path.isfile(self.path / RECORD):  # False, not an error, if the folder cannot be looked at
+            warn(
+                f"Expected a folder without a record, got {self.path} with that of an earlier training, which this "
+                "training replaces. To keep both, give the Trainer a logger or another `default_root_dir`, or the "
+                "monitor a `name=` or a `save_dir=` of its own."
+            )
 
     def begin(self, epochs: Sequence[int], source: Path | None, digests: Mapping[int, int] | None = None) -> list[int]:
         """Let the history hold these epochs, copied from ``source`` where this folder continues another run.
@@ -112,7 +123,7 @@ class RecordFolder:
         sheets = (self.path / SHEETS).glob("*.png") if new_run else ()
         for path in (*(self.path / name for name in (_OF_THE_RUN_BEFORE if new_run else (META,))), *sheets):
             path.unlink(missing_ok=True)
-        write_arrays(self.path / "record.npz", {**statistics.arrays(), **rows, "meta": meta_bytes})
+        write_arrays(self.path / RECORD, {**statistics.arrays(), **rows, "meta": meta_bytes})
         self._continues = True
         write_json(self.path / META, asdict(meta))
         if self.is_begun:

@@ -80,18 +80,21 @@ class LiveRecord:
         self._writes = Writes("the record", _MEANWHILE)
         self._incomplete: list[int] = []
         self._source: Path | None = None
+        self._forgotten: Path | None = None  # folder of the record that was reset
         self._record: Record | None = None
         self._similar: SimilarSamples | None = None  # as of the fit's end
 
     def empty_copy(self) -> "LiveRecord":
-        """Return an empty record with the same settings."""
-        return LiveRecord(
+        """Return an empty record with the same settings, which may replace this one on disk."""
+        copy = LiveRecord(
             history=self.history,
             mean_probabilities=self._mean_probabilities,
             tolerance=self._tolerance,
             class_names=self._given_class_names,
             neighbours=self._neighbours,
         )
+        copy._forgotten = None if self.folder is None else self.folder.path
+        return copy
 
     @property
     def continued(self) -> str:
@@ -226,6 +229,8 @@ class LiveRecord:
         assert self.folder is not None
         self._writes, self._noted_epoch = Writes(f"the record to {self.folder.path}", _MEANWHILE), None
         folder = self.folder
+        if self._source is None and folder.path != self._forgotten:
+            folder.warn_before_replacing()
         self.attempt("names.json", lambda: self._begin_folder(folder))
         missing_epochs = [
             epoch for epoch in self.epochs if epoch not in folder.digests and epoch not in self._unwritten
