@@ -1,15 +1,16 @@
 """A dataset whose samples carry their own index, and what is below all subsets."""
 
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
 from dynalens import IndexedDataset
-from dynalens.datasets import class_names, has_positions, root_indices
+from dynalens.datasets import class_names, has_positions, network_class_names, root_indices
 from training import dataset
 
 
@@ -105,6 +106,46 @@ def test_class_names_of_a_hugging_face_dataset_are_those_of_its_class_column() -
     data = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
     assert class_names(Subset(data, [1])) == ["no", "yes"]
     assert class_names(data.remove_columns("label")) is None
+
+
+class ToyForImageClassification(nn.Module):
+    """Has a head and a config as the classifiers of transformers do."""
+
+    def __init__(self, names: dict[Any, str], outputs: int) -> None:
+        super().__init__()
+        self.classifier, self.config = nn.Linear(4, outputs), SimpleNamespace(id2label=names)
+
+
+ANIMALS = {1: "dog", 0: "cat"}
+
+
+def test_class_names_of_a_network_are_those_of_its_hugging_face_classifier() -> None:
+    network = nn.ModuleList([nn.Linear(4, 4), ToyForImageClassification(ANIMALS, 2)])
+    assert network_class_names(network) == ["cat", "dog"]
+    assert network_class_names(nn.ModuleList([network, ToyForImageClassification({"0": "cat", "1": "dog"}, 2)])) == [
+        "cat",
+        "dog",
+    ]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Linear(4, 2),
+        ToyForImageClassification({0: "LABEL_0", 1: "LABEL_1"}, 2),  # what transformers writes without names
+        ToyForImageClassification(ANIMALS, 10),  # the head was replaced
+        ToyForImageClassification({1: "cat", 2: "dog"}, 2),
+        nn.ModuleList([ToyForImageClassification(ANIMALS, 2), ToyForImageClassification({0: "no", 1: "yes"}, 2)]),
+    ],
+)
+def test_names_that_may_be_those_of_other_classes_are_none(network: nn.Module) -> None:
+    assert network_class_names(network) is None
+
+
+def test_a_backbone_does_not_name_the_classes_of_the_head_above_it() -> None:
+    backbone = nn.Linear(4, 2)
+    backbone.config = SimpleNamespace(id2label=ANIMALS)  # type: ignore[assignment]  # as a ViTModel has that was fine-tuned
+    assert network_class_names(nn.Sequential(backbone, nn.Linear(2, 2))) is None
 
 
 def test_an_indexed_dataset_takes_what_samplers_draw() -> None:

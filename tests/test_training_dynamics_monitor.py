@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,17 @@ def test_class_names_come_from_the_dataset(tmp_path: Path) -> None:
     data.classes = ["x", "y", "z"]  # type: ignore[attr-defined]  # as torchvision's datasets have it
     fit(tmp_path, monitor, data=lambda: loader(data))
     assert monitor.table()["label_name"][1] == ["x", "y", "z"][int(labels()[1])]
+
+
+class HuggingFaceClassification(Classifier):
+    config = SimpleNamespace(id2label={0: "cat", 1: "dog", 2: "owl"})
+
+
+def test_class_names_come_from_the_network_if_the_dataset_has_none(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor()
+    fit(tmp_path, monitor, model=HuggingFaceClassification(), max_epochs=1)
+    assert monitor.record.meta.class_names == monitor.class_names == ["cat", "dog", "owl"]
+    assert set(monitor.suspects()["label_name"]) <= {"cat", "dog", "owl"}
 
 
 @pytest.mark.usefixtures("drawn")

@@ -42,7 +42,7 @@ class RecordingCallback(NamedCallback):
 
     @property
     def class_names(self) -> Sequence[str] | None:
-        """The name of each class: the ones passed as ``class_names``, or else those of the dataset."""
+        """The name of each class: the ones passed as ``class_names``, or else those of the dataset or network."""
         return self._live.class_names
 
     def statistics(self) -> SampleStatistics:

@@ -12,6 +12,7 @@ from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.callbacks.recording import RecordingCallback
 from dynalens.callbacks.training_step import TrainingStep
 from dynalens.capture import BatchObserver, Capture, inputs_to_show
+from dynalens.datasets import network_class_names
 from dynalens.dynamics import EpochRecord
 from dynalens.host import Processes, announce, check_data_parallel, check_tensorboard, run_folder, tag_prefix
 from dynalens.identity import SampleIdentity
@@ -54,7 +55,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         gradient_noise: True logs length and noise of the last linear layer's gradients
             (:class:`~dynalens.GradientNoise`). If another layer gives the logits, pass its dotted name. Each step then
             costs one more forward pass of that layer and half a millisecond of small operations.
-        class_names: Name of each class. Default: the dataset's ``classes``.
+        class_names: Name of each class. Default: the dataset's ``classes``, or a Hugging Face model's ``id2label``.
         name_of: Callable(sample id) that returns the name of a sample. Default: the paths in the dataset's ``samples``.
         decode: Callable(token id) that returns its word, such as a tokenizer's ``decode``, for samples that are tokens.
             An empty word is not shown. Default: that of an AttributionMonitor of the same Trainer.
@@ -292,7 +293,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         assert self._processes is not None
         self._find_samples(trainer, training=training)
         self._identity.check_processes(self._processes, self._live.num_samples)
-        self._describe_samples()
+        self._describe_samples(network_class_names(trainer.lightning_module))
         self._processes.in_first(self._live.begin_files)
         self._has_begun = True
 
@@ -384,8 +385,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
         if self._identity.num_samples is not None:
             self._live.make_room(self._identity.num_samples)
 
-    def _describe_samples(self) -> None:
-        self._live.describe(*self._identity.describe(self._live.num_samples or 0, self.name_of))
+    def _describe_samples(self, network_names: Sequence[str] | None = None) -> None:
+        roots, ids, names, classes = self._identity.describe(self._live.num_samples or 0, self.name_of)
+        self._live.describe(roots, ids, names, classes or network_names)
 
     def _write_epoch(self, presentations: EpochRecord, log_to: Any, noise: dict[str, float]) -> None:
         self._live.write_epoch(presentations)

@@ -1,7 +1,14 @@
 """Datasets that wrap a dataset, and what datasets and their samples say of labels and names."""
 
 from dynalens.datasets.labels import check_labels, label_place, label_text, targets_with, with_label
-from dynalens.datasets.names import class_names, feature_names, hugging_face_label, root_indices, sample_names
+from dynalens.datasets.names import (
+    class_names,
+    feature_names,
+    hugging_face_label,
+    network_class_names,
+    root_indices,
+    sample_names,
+)
 from dynalens.datasets.wrappers import (
     IndexedDataset,
     RelabelledDataset,
@@ -22,6 +29,7 @@ __all__ = [
     "hugging_face_label",
     "label_place",
     "label_text",
+    "network_class_names",
     "position_of",
     "root_indices",
     "sample_names",

@@ -1,4 +1,7 @@
-"""Names that a dataset has of its samples, classes and columns, and positions in the dataset below all subsets."""
+"""Names that a dataset has of its samples, classes and columns, and positions in the dataset below all subsets.
+
+Where a dataset has no names of its classes, a network of Hugging Face may have them.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +42,24 @@ def class_names(dataset: Any) -> list[str] | None:
     classes = getattr(owner, attribute, None)
     are_names = isinstance(classes, Sequence) and all(isinstance(name, str) for name in classes)
     return [str(name) for name in classes] if are_names and classes else None
+
+
+def network_class_names(network: Any) -> list[str] | None:
+    """Return the names that the ``config.id2label`` of a Hugging Face classifier has, as it is or within a network.
+
+    It is None if they are the default ones (``LABEL_0``), if no layer has as many outputs as there are names, because
+    the head was replaced, and if there are several classifiers with different names.
+    """
+    name_lists = []
+    for module in network.modules():
+        names = getattr(getattr(module, "config", None), "id2label", None)
+        if "Classification" not in type(module).__name__ or not isinstance(names, Mapping):
+            continue
+        numbered = {int(number): str(name) for number, name in names.items()}
+        has_head = any(getattr(layer, "out_features", None) == len(names) for layer in module.modules())
+        if has_head and sorted(numbered) == list(range(len(names))) and numbered[0] != "LABEL_0":
+            name_lists.append([numbered[number] for number in range(len(names))])
+    return name_lists[0] if name_lists and all(names == name_lists[0] for names in name_lists) else None
 
 
 def feature_names(dataset: Any) -> list[str] | None:

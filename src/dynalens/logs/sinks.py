@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from dynalens.datasets import class_names
+from dynalens.datasets import class_names, network_class_names
 from dynalens.host import picture_loggers, tensorboard_writer
 from dynalens.notices import warn
 from dynalens.pictures import Normalisation, find_normalisation
@@ -26,9 +26,9 @@ class Shows(Protocol):
 
 
 def show_as_trained(pictures: Shows, trainer: Any, pl_module: Any) -> None:
-    """Let pictures name the classes of the training dataset and undo the normalisation of its inputs."""
+    """Let pictures name the classes of the training dataset or the network and undo the normalisation of its inputs."""
     dataset = getattr(trainer.train_dataloader, "dataset", None)
-    pictures.names = class_names(dataset)
+    pictures.names = class_names(dataset) or network_class_names(pl_module)
     pictures.normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
 
 
