@@ -229,6 +229,20 @@ def test_a_report_is_written_and_suspects_are_exported(tmp_path: Path, capsys: p
     assert "report.html written" in capsys.readouterr().out
 
 
+def test_samples_that_are_texts_are_exported_as_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(tmp_path)
+    suspects = load_record(folder).suspects()
+    worst = suspects.index[suspects["flagged"]].tolist()
+    RecordFolder(folder / "dynalens").write_sentences({worst[0]: [7, 8, -1]}, {7: "good", 8: "film"}, {})
+    assert main(["suspects", str(folder), "--label-studio", str(tmp_path / "tasks.json")]) == 0
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert [task["data"]["text"] for task in tasks] == ["good film", *(f"{i}.png" for i in worst[1:])]
+    assert not any("image" in task["data"] for task in tasks)
+    assert f"{len(worst) - 1} of the tasks name a sample without its text" in capsys.readouterr().out
+    assert main(["suspects", str(folder), "--fiftyone", str(tmp_path / "labels.json")]) == 2
+    assert "Expected samples that are images for `--fiftyone`, got texts" in capsys.readouterr().err
+
+
 def test_a_file_name_without_an_ending_gets_that_of_what_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -321,6 +321,17 @@ def test_the_first_and_the_last_epoch_are_explained_however_long_that_takes() ->
             short.account(epoch, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.12, "epoch 3, and the last epoch always has some"), (1, "epoch 9, the last one")]
+)
+def test_the_epoch_of_the_next_results_is_told_once(seconds: float, words: str) -> None:
+    schedule = Schedule(1, 0.05, last_epoch=9)
+    schedule.add_training(seconds=1)
+    plan = schedule.account(0, seconds=seconds)  # half a second in all
+    assert f"The next ones are of {words}. To get them" in str(schedule.first_words("pictures", **plan))
+    assert schedule.first_words("pictures", **plan) is None
+
+
 def explained_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stop: int | None = None, **arguments: Any
 ) -> tuple[list[tuple[int, dict[str, float]]], list[str]]:

@@ -306,6 +306,14 @@ def test_label_studio_gets_tasks_with_the_suggestion_as_prediction(tmp_path: Pat
     assert tasks[1]["predictions"] == [{"model_version": "dynalens", "result": []}]
 
 
+def test_label_studio_gets_texts_of_samples_that_are_no_images(tmp_path: Path) -> None:
+    tasks = json.loads(to_label_studio(TABLE, tmp_path / "l.json", texts={7: "a good film"}).read_text())
+    assert [task["data"].pop("text") for task in tasks] == ["a good film", "3"]
+    assert tasks[0]["predictions"][0]["result"] == [
+        {"from_name": "choice", "to_name": "text", "type": "choices", "value": {"choices": ["dog"]}}
+    ]
+
+
 def test_fiftyone_gets_labels_by_file_with_the_rest_as_attributes(tmp_path: Path) -> None:
     labels = json.loads(to_fiftyone(TABLE, tmp_path / "f.json", files={7: "cats/a.b.png"}).read_text())
     assert labels["classes"] == ["cat", "dog"]

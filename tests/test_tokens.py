@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from dynalens import TrainingDynamicsMonitor, load_explanations
 from dynalens.attribution import explain, find_embedding, token_relevance
 from dynalens.cli import main
+from dynalens.explanations.pictures import ExplanationPictures
 from dynalens.faithfulness import CurveSettings, deletion_curve, faithfulness_curves, insertion_curve, random_ranking
 from test_audit_page import content_of
 from training import attribution_monitor, fit, trainer
@@ -207,6 +208,24 @@ def test_the_monitor_writes_what_its_parts_compute_and_draws_words(tmp_path: Pat
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+@pytest.mark.parametrize(("own", "expected"), [(None, WORDS.__getitem__), (str, str)])
+def test_words_are_those_of_the_tracker_if_the_monitor_was_given_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: Any, expected: Any
+) -> None:
+    decoders: list[Any] = []
+
+    def noted(*arguments: Any) -> ExplanationPictures:
+        decoders.append(arguments[-1])
+        return ExplanationPictures(*arguments)
+
+    monkeypatch.setattr("dynalens.callbacks.attribution.ExplanationPictures", noted)
+    tracker = TrainingDynamicsMonitor(decode=WORDS.__getitem__)
+    monitor = attribution_monitor(methods="saliency", metrics=(), decode=own)
+    fit(tmp_path, tracker, monitor, model=Words(), data=sentences, max_epochs=1)
+    assert decoders == [expected]
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 def test_token_maps_alone_are_compared_without_a_baseline(tmp_path: Path) -> None:
     monitor = attribution_monitor(methods="input_x_gradient", metrics=("attribution_drift",), on_error="raise")
     fit(tmp_path, monitor, model=Words(), data=sentences)
@@ -219,13 +238,13 @@ def test_token_maps_alone_are_compared_without_a_baseline(tmp_path: Path) -> Non
     [
         (
             {},
-            r"grad_cam, deletion, insertion, symmetric_relevance_gain\. Expected .* tokens, \(4, 5\), torch.int64, got "
-            r"grad_cam, 'blur'\. .*captum:LayerIntegratedGradients.* the id of the mask token .*: `metrics=\(\)`",
+            r"grad_cam, deletion, insertion, symmetric_relevance_gain\. .* tokens, \(4, 5\), .* even if they "
+            r"are defaults\. .*captum:LayerIntegratedGradients.* the id of the mask token .*: `metrics=\(\)`",
             {"saliency/attribution_drift"},
         ),
         (
             {"methods": "saliency", "baseline": UNKNOWN, "metrics": ("average_drop", "sensitivity", "deletion")},
-            r"average_drop, sensitivity\. .* got average_drop, sensitivity\.", {"saliency/deletion", "random/deletion"},
+            r"average_drop, sensitivity\. .* not defined", {"saliency/deletion", "random/deletion"},
         ),
     ],
 )  # fmt: skip

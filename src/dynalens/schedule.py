@@ -96,10 +96,11 @@ class Schedule:
             return None
         self._has_told = True
         next_epoch = self.next_epoch if self.last_epoch is None else min(self.next_epoch, self.last_epoch)
+        last = "the last one" if next_epoch == self.last_epoch else "and the last epoch always has some"
         return (
             f"{results} took {percent(overhead)} of the training time since the previous ones, more than "
-            f"`max_overhead={self.max_overhead}`. The next ones are of epoch {next_epoch}, and the last epoch always "
-            "has some. To get them for every epoch, pass `max_overhead=None` to the callback."
+            f"`max_overhead={self.max_overhead}`. The next ones are of epoch {next_epoch}, {last}. To get "
+            "them for every epoch, pass `max_overhead=None` to the callback."
         )
 
     def overhead(self, seconds: float) -> float:

@@ -93,7 +93,7 @@ class AttributionMonitor(PacedMonitor):
             If it cannot see these, it takes the first entry and its label, or usual keys of a dict.
         forward: Callable(pl_module, images) -> logits. Default: the module, or its only child that gives logits.
         decode: Callable(token id) -> its word, such as a tokenizer's, for pictures of tokens and the table of suspects.
-            Empty words are not drawn. Default: the id is shown.
+            Empty words are not drawn. Default: that of a TrainingDynamicsMonitor of the same Trainer, or the id.
         masks: Where the batch has masks (N, H, W) or boxes (N, 4) of the objects, for "pointing_game" and
             "relevance_mass": a key, a position, a callable(batch) or its dotted path. For given ``samples``: a tensor.
         target_layer: Dotted name of the layer for class activation maps. Default: the last one with feature maps, which
@@ -206,7 +206,8 @@ class AttributionMonitor(PacedMonitor):
                 "to see the explanations in TensorBoard. Their pictures are written to "
                 f"{self._folder / 'pictures'}."
             )
-        return ExplanationPictures(sink_of(trainer, self._folder), tag_prefix(self.name), self.decode)
+        decode = self.decode or self._tracked_samples.decode
+        return ExplanationPictures(sink_of(trainer, self._folder), tag_prefix(self.name), decode)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Find out how inputs are scaled and what the classes are called, so that pictures can show both."""

@@ -85,6 +85,11 @@ class TrackedSamples:
         return None if self.tracker is None else self.tracker.class_names
 
     @property
+    def decode(self) -> Callable[[int], str] | None:
+        """What the tracker was given to turn tokens into words; None if it was given nothing."""
+        return None if self.tracker is None else self.tracker.decode
+
+    @property
     def presented_units(self) -> tuple[str, Tensor] | None:
         """Kind and targets of the units of the last step's samples, as the tracker recorded them.
 

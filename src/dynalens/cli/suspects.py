@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -47,19 +48,39 @@ def run(args: argparse.Namespace) -> None:
         others = ": the table shows the others" if answered < len(suspects) else ""
         say(f"{answered} of the flagged {label}s have the answer wrong{others}.")
     show(suspects, args, SHOWN, start=answered if answered < len(suspects) else 0)
-    _write_exports(suspects, args)
+    _write_exports(record, suspects, args)
 
 
-def _write_exports(suspects: pd.DataFrame, args: argparse.Namespace) -> None:
+def _write_exports(record: Record, suspects: pd.DataFrame, args: argparse.Namespace) -> None:
     files = None if "name" not in suspects else {sample_id: str(name) for sample_id, name in suspects["name"].items()}
+    texts = _texts(record) if args.label_studio or args.fiftyone else {}
+    if texts and args.fiftyone:
+        raise ValueError(
+            "Expected samples that are images for `--fiftyone`, got texts or rows of a table. Use `--label-studio` or "
+            "`--json`."
+        )
     exports: tuple[tuple[Path | None, str, Callable[[pd.DataFrame, Path], Path]], ...] = (
         (args.json, "rows", to_json),
-        (args.label_studio, "tasks", partial(to_label_studio, files=files)),
+        (args.label_studio, "tasks", partial(to_label_studio, files=files, texts=texts)),
         (args.fiftyone, "labels", partial(to_fiftyone, files=files)),
     )
     for path, noun, export in exports:
         if path:
             say(f"{len(suspects)} {noun} written to {export(suspects, output_file(path, '.json'))}")
+    without_text = int((~suspects.index.isin(list(texts))).sum()) if texts and args.label_studio else 0
+    if without_text:
+        say(
+            f"{without_text} of the tasks name a sample without its text: a run keeps the texts of its `top_k` most "
+            "suspicious samples, and of those of an audit."
+        )
+
+
+def _texts(record: Record) -> dict[Any, str]:
+    """Return the texts that the run kept of its samples, by their ids."""
+    from dynalens.report.sentences import kept_texts  # draws, which other commands do without
+
+    ids = record.shown_ids()
+    return {ids[row]: text for row, text in kept_texts(record).texts.items()}
 
 
 def _rate_in_words(record: Record, audit: Audit | None) -> str:

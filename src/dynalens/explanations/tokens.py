@@ -12,6 +12,11 @@ from dynalens.faithfulness import METRICS_OF_MAPS, METRICS_OF_REGIONS, METRICS_U
 from dynalens.notices import warn
 from dynalens.observation import is_tokens
 
+_ADVICE = (
+    f"Pass methods among {', '.join(TOKEN_METHODS)} and captum:<Class>, such as captum:LayerIntegratedGradients. As "
+    "`baseline` pass the id of the mask token or of the token of unknown words, or leave the curves out: `metrics=()`."
+)
+
 
 def check_inputs(
     inputs: Tensor, methods: Sequence[Method], metrics: Sequence[str], baseline: Any, *, strict: bool = True
@@ -38,8 +43,9 @@ def defined(
     if not blind_methods + blind_metrics:
         return methods, metrics
     warn(
-        f"Left out of the explanations, training goes on: {', '.join(blind_methods + blind_metrics)}. "
-        f"{_undefined_in_words(inputs, methods, metrics, baseline)}"
+        f"Left out of the explanations, training goes on: {', '.join(blind_methods + blind_metrics)}. The inputs are "
+        f"tokens, {tuple(inputs.shape)}, {inputs.dtype}, for which these methods and metrics are not defined, even if "
+        f"they are defaults. {_ADVICE}"
     )
     return [m for m in methods if m not in blind_methods], [m for m in metrics if m not in blind_metrics]
 
@@ -61,9 +67,7 @@ def _undefined_in_words(inputs: Tensor, methods: Sequence[Method], metrics: Sequ
     names = [*blind_methods, *filter(_masks_pixels, blind_metrics), *baselines]
     return (
         f"Expected `methods`, `metrics` and `baseline` that are defined for tokens, {tuple(inputs.shape)}, "
-        f"{inputs.dtype}, got {', '.join(names)}. Pass methods among "
-        f"{', '.join(TOKEN_METHODS)} and captum:<Class>, such as captum:LayerIntegratedGradients. As `baseline` "
-        "pass the id of the mask token or of the token of unknown words, or leave the curves out: `metrics=()`."
+        f"{inputs.dtype}, got {', '.join(names)}. {_ADVICE}"
     )
 
 

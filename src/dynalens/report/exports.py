@@ -35,12 +35,19 @@ def to_json(table: pd.DataFrame, path: str | Path) -> Path:
     return _write_json(path, _records(table))
 
 
-def to_label_studio(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, str] | None = None) -> Path:
+def to_label_studio(
+    table: pd.DataFrame,
+    path: str | Path,
+    *,
+    files: Mapping[Any, str] | None = None,
+    texts: Mapping[Any, str] | None = None,
+) -> Path:
     """Write tasks with predictions for Label Studio, in which the suggested class is preselected.
 
     Import the file into a project whose labelling configuration has ``<Image name="image" value="$image"/>`` and
-    ``<Choices name="choice" toName="image">`` with the classes. For a regression the predicted number is filled in,
-    which needs ``<Number name="number" toName="image"/>``.
+    ``<Choices name="choice" toName="image">`` with the classes. With ``texts`` it is ``<Text name="text"
+    value="$text"/>`` and ``toName="text"``. For a regression the predicted number is filled in, which needs
+    ``<Number name="number" toName="image"/>``.
 
     Source: the basic JSON format of https://labelstud.io/guide/predictions
 
@@ -48,26 +55,28 @@ def to_label_studio(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any
         table: The result of ``suspects()``.
         path: The file to write.
         files: For the id of each sample, the address or path of its image. Default: the id itself.
+        texts: For the id of each sample, its text, if samples are texts or rows of a table. A task whose text is not
+            there has the sample's file or id as its text.
 
     Returns:
         The file.
     """
+    kind = "text" if texts else "image"
+    shown = {**(files or {}), **(texts or {})}
     tasks = []
     for row in _records(table):
         sample = row["sample_id"]
-        data = {"image": str((files or {}).get(sample, sample)), "sample_id": sample, "given": _given_text(row)}
+        data = {kind: str(shown.get(sample, sample)), "sample_id": sample, "given": _given_text(row)}
         data["suspicion"] = row.get("score")
         prediction: dict[str, Any] = {"model_version": _MODEL, "result": []}
         if row.get("suggested_probability") is not None:
             prediction["score"] = row["suggested_probability"]
         if row.get("suggested") is not None:
             choice = {"choices": [_class_name(row, "suggested")]}
-            prediction["result"] = [
-                {"from_name": "choice", "to_name": "image", "type": "choices", "value": choice}
-            ]  # fmt: skip
+            prediction["result"] = [{"from_name": "choice", "to_name": kind, "type": "choices", "value": choice}]
         elif row.get("prediction") is not None:
             number = {"number": row["prediction"]}
-            prediction["result"] = [{"from_name": "number", "to_name": "image", "type": "number", "value": number}]
+            prediction["result"] = [{"from_name": "number", "to_name": kind, "type": "number", "value": number}]
         tasks.append({"data": data, "predictions": [prediction]})
     return _write_json(path, tasks)
 
