@@ -189,6 +189,20 @@ def test_answers_of_an_audit_calibrate_the_page_and_say_where_to_stop(record: Re
     assert (n, low, value, high) == (N, 6, 6, 6)
 
 
+def test_a_card_says_what_was_answered_about_its_sample(record: Record, tmp_path: Path) -> None:
+    plan = record.audit_plan(N)
+    named, wrong, unsure = record.suspects(3).index
+    plan["answer"], plan["new_label"] = plan["sample_id"].map({named: "wrong", wrong: "wrong", unsure: "unsure"}), None
+    plan.loc[plan["sample_id"] == named, "new_label"] = 2
+    named_classes = replace(record, meta=replace(record.meta, class_names=["cat", "dog", "owl"]))
+    page = write_report(named_classes, tmp_path / "audited.html", answers=plan, limit=N)
+    assert {card["id"]: card["answer"] for card in content_of(page)["cards"] if "answer" in card} == {
+        str(named): "you answered: wrong, right class: owl",
+        str(wrong): "you answered: wrong",
+        str(unsure): "you answered: unsure",
+    }
+
+
 def test_a_page_with_fewer_suspects_than_to_look_at_says_how_to_see_them_all(record: Record, tmp_path: Path) -> None:
     plan = record.audit_plan(N)
     plan["answer"] = "wrong"  # 90 % of N = 22 wrong labels are 19.8

@@ -211,6 +211,14 @@ class Audit:
         """For the row of a sample with several labels, the numbers of all right labels that the person named."""
         return self._answers.new_labels
 
+    @property
+    def right_labels(self) -> Mapping[int, Sequence[int]]:
+        """For the row of a wrong sample, the numbers of its right class, or of all right labels, that were named."""
+        answers = self._answers
+        named = (answers.new_label >= 0) & answers.wrong
+        classes = zip(answers.rows[named].tolist(), answers.new_label[named].tolist(), strict=True)
+        return {**{row: [label] for row, label in classes}, **answers.new_labels}
+
     def precision_of(self, n: int) -> Estimate:
         """Return which fraction of the n most suspicious labels are wrong, with its 95 % interval.
 

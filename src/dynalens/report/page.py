@@ -120,6 +120,8 @@ def write_report(
     for card, label, suggestion in zip(cards, label_places, suggestion_places, strict=True):
         card |= {"label": label, "suggested": suggestion}
     _add_corrections(record, worst, cards)
+    if audit is not None:
+        _add_answers(record, worst, audit, cards)
     note = _note(record, flagged_count, len(cards), audit)
     content = _run_content(record, table, audit, accuracy) | {"note": note, "names": names, "cards": cards}
     content["missing"] = "" if dataset is not None else _missing_pictures(record, cards)
@@ -320,6 +322,17 @@ def _add_corrections(record: Record, worst: pd.DataFrame, cards: Sequence[dict[s
         numbers = labels_in(str(new_labels)) or []
         names = record.meta.class_names
         card["corrected_names"] = ", ".join(class_name(label, names) for label in numbers) or "no label"
+
+
+def _add_answers(record: Record, worst: pd.DataFrame, audit: Audit, cards: Sequence[dict[str, Any]]) -> None:
+    """Add to the cards of samples that were answered in the audit what the person said."""
+    for card, row, answer in zip(cards, _rows(record, worst), worst["answer"], strict=True):
+        if answer:
+            card["answer"] = f"you answered: {answer}"
+        if row in audit.right_labels:
+            labels = audit.right_labels[row]
+            words = ", ".join(class_name(label, record.meta.class_names) for label in labels) or "no label"
+            card["answer"] += f", right {'class' if record.statistics.unit is None else 'labels'}: {words}"
 
 
 def _similar(record: Record, pictures: SamplePictures, rows: tuple[list[int], list[int]]) -> list[list[Any]]:

@@ -129,6 +129,7 @@ function about(card) {
       make("span", { title: card.id }, `rank ${card.rank}, #${card.id}`),
       make("span", { title: `probability that the ${LABEL} is wrong` }, `wrong: ${estimate(card.wrong)}`)),
     ...(card.file ? [make("div", { class: "file", title: card.file }, fileName(card.file))] : []),
+    ...(card.answer ? [make("div", { class: "answer", title: card.answer }, card.answer)] : []),
     isRegression ? sparkline(card.trace, content.epochs, CLOSENESS) : sparkline(card.trace, content.epochs), ...looksLike(card)];
 }
 
