@@ -1,6 +1,7 @@
 """What the attribution monitor writes is what its parts compute on the images that it should have kept."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dynalens.faithfulness import (
     random_ranking,
     replaced_fractions,
 )
+from dynalens.pictures import FilmStrip
 from training import (
     Classifier,
     N,
@@ -140,6 +142,21 @@ def test_tags_steps_and_sizes_are_as_documented(tmp_path: Path) -> None:
     means = events.Scalars("dynalens/faithfulness/grad_cam/insertion")
     areas = explanation(tmp_path / "run" / "version_0", 10)["grad_cam.insertion.values"]
     assert means[10].value == pytest.approx(areas.mean(), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_a_film_says_which_sample_each_row_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    films: list[list[str]] = []
+    draw = FilmStrip.image
+
+    def noted(film: FilmStrip, title: str, names: Sequence[str]) -> Any:
+        films.append(list(names))
+        return draw(film, title, names)
+
+    monkeypatch.setattr(FilmStrip, "image", noted)
+    monitor = attribution_monitor(methods=["saliency"], metrics=[], num_samples=3)
+    fit(tmp_path, TrainingDynamicsMonitor(), monitor, data=in_order, max_epochs=1)
+    assert films == [[f"{labels()[i]}, sample {i}" for i in range(3)]]
 
 
 def test_the_axis_can_be_the_epoch_and_monitors_can_be_named(tmp_path: Path) -> None:

@@ -192,7 +192,8 @@ def test_the_matrix_says_of_how_many_classes_it_shows_the_most_frequent(monkeypa
     assert legends == ["the 12 classes with the most, of 20"]
 
 
-def test_the_matrix_cuts_names_and_shows_numbers_where_they_would_be_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def watched_words(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that are written into charts from now on."""
     written = list[str]()
 
     def watched(draw: Any, position: Any, text: str, *arguments: Any, **options: Any) -> float:
@@ -200,6 +201,18 @@ def test_the_matrix_cuts_names_and_shows_numbers_where_they_would_be_alike(monke
         return write(draw, position, text, *arguments, **options)
 
     monkeypatch.setattr(axes, "write", watched)
+    return written
+
+
+def test_the_matrix_names_ten_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = watched_words(monkeypatch)
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    class_pairs(np.arange(10), np.roll(np.arange(10), 1), names)
+    assert all(sum(len(text) > 1 and name.startswith(text) for text in written) == 2 for name in names)  # both ways
+
+
+def test_the_matrix_cuts_names_and_shows_numbers_where_they_would_be_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = watched_words(monkeypatch)
     given, suggested = np.arange(4), np.arange(4)[::-1]
     class_pairs(given, suggested, ["airplane", "automobile", "dog", "ship"])
     assert {"airplane", "dog", "ship"} <= set(written)  # across, with room for eight letters

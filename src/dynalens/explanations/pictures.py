@@ -74,7 +74,7 @@ class ExplanationPictures:
     def _add_to_films(self, rows: Sequence[ExplanationRow], epoch: int) -> None:
         if len(rows) != len(self._film_labels):
             self._films = {}  # samples that were chosen by their ids have not all passed before
-        self._film_labels = [row.label for row in rows]
+        self._film_labels = [", ".join(words for words in (row.label, row.note) if words) for row in rows]
         self._film_colours = any(row.is_correct is not None for row in rows)
         for method in rows[0].maps:
             maps = [row.maps[method] for row in rows]

@@ -12,7 +12,8 @@ from dynalens.pictures.drawing import DENSITY, PAPER, class_name, colours_of, te
 MOST_CLASSES = 12
 """Most classes in a matrix. If there are more, the ones with the most flagged samples are shown."""
 _TICK, _ROOM = 12, 26  # size of letters, and pixels left of the plot
-_FEWEST_LETTERS = 3  # a shorter name is replaced by the number of the class
+_FEWEST_LETTERS = 3  # if fewer of a name fit, classes have their numbers
+_FEWEST_ACROSS = 2  # of names across, as those down the side say more of them
 
 
 def class_pairs(
@@ -24,13 +25,14 @@ def class_pairs(
         labels: Shape ``(M,)``, class that each flagged sample was trained on.
         suggestions: Shape ``(M,)``, class that the network names instead; -1 where it names none, which is left out.
         names: Name of each class, or None. Long names are cut to their first letters; where these would be alike, or
-            fewer than three, the axes show the numbers of the classes.
+            fewer than three (across: two), the axes show the numbers of the classes.
         subtitle: Behind the title.
     """
     counts, classes = counted_pairs(labels, suggestions)
     has_suggestion = suggestions >= 0
     k, num_all_classes = len(classes), len(np.unique(np.append(labels[has_suggestion], suggestions[has_suggestion])))
-    columns, rows = (_tick_names(classes, names, width) for width in (PLOT[0] / max(k, 1) - 3, _ROOM))
+    rows = _tick_names(classes, names, _ROOM)
+    columns = _tick_names(classes, names, PLOT[0] / max(k, 1) - 3, _FEWEST_ACROSS)
     if columns is None or rows is None:
         columns = rows = [str(label) for label in classes]
     legend = f"the {k} classes with the most, of {num_all_classes}" if num_all_classes > k else ""
@@ -90,13 +92,14 @@ def _matrix(
     return axes.image
 
 
-def _tick_names(classes: Sequence[int], names: Sequence[str] | None, width: float) -> list[str] | None:
+def _tick_names(
+    classes: Sequence[int], names: Sequence[str] | None, width: float, fewest: int = _FEWEST_LETTERS
+) -> list[str] | None:
     """Return the names of classes, cut to their first letters if they are too wide; None if these look alike."""
     whole_names = [class_name(label, names) for label in classes]
     beginnings = [_beginning(name, width) for name in whole_names]
     are_clear = all(
-        len(beginning) >= min(_FEWEST_LETTERS, len(name))
-        for beginning, name in zip(beginnings, whole_names, strict=True)
+        len(beginning) >= min(fewest, len(name)) for beginning, name in zip(beginnings, whole_names, strict=True)
     )
     return beginnings if are_clear and len(set(beginnings)) == len(classes) else None
 

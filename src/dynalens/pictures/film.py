@@ -112,7 +112,7 @@ class FilmStrip:
 
         Args:
             title: First line.
-            names: Name of each sample's class.
+            names: What is written above the row of each sample: its class, and which sample it is.
         """
         if self._height_of_words:
             return self._lines_of_words(title, names)
