@@ -197,9 +197,9 @@ def test_a_card_says_what_was_answered_about_its_sample(record: Record, tmp_path
     named_classes = replace(record, meta=replace(record.meta, class_names=["cat", "dog", "owl"]))
     page = write_report(named_classes, tmp_path / "audited.html", answers=plan, limit=N)
     assert {card["id"]: card["answer"] for card in content_of(page)["cards"] if "answer" in card} == {
-        str(named): "you answered: wrong, right class: owl",
-        str(wrong): "you answered: wrong",
-        str(unsure): "you answered: unsure",
+        str(named): ["you answered: wrong", "right class: owl"],
+        str(wrong): ["you answered: wrong"],
+        str(unsure): ["you answered: unsure"],
     }
 
 

@@ -325,14 +325,14 @@ def _add_corrections(record: Record, worst: pd.DataFrame, cards: Sequence[dict[s
 
 
 def _add_answers(record: Record, worst: pd.DataFrame, audit: Audit, cards: Sequence[dict[str, Any]]) -> None:
-    """Add to the cards of samples that were answered in the audit what the person said."""
+    """Add to the cards of samples that were answered in the audit what the person said, by lines."""
     for card, row, answer in zip(cards, _rows(record, worst), worst["answer"], strict=True):
         if answer:
-            card["answer"] = f"you answered: {answer}"
+            card["answer"] = [f"you answered: {answer}"]
         if row in audit.right_labels:
             labels = audit.right_labels[row]
             words = ", ".join(class_name(label, record.meta.class_names) for label in labels) or "no label"
-            card["answer"] += f", right {'class' if record.statistics.unit is None else 'labels'}: {words}"
+            card["answer"].append(f"right {'class' if record.statistics.unit is None else 'labels'}: {words}")
 
 
 def _similar(record: Record, pictures: SamplePictures, rows: tuple[list[int], list[int]]) -> list[list[Any]]:

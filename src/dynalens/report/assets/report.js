@@ -87,13 +87,20 @@ function matrix() {
     }))));
 }
 
-by("cards").classList.toggle("tall", cards.some(card => card.similar));
+// Pixels that a card needs once it is filled: a box that is empty has no height of its own.
+const LINE = 19, SIMILAR = 44, SIMILAR_IN_LINE = 4;
+function heightOf(card) {
+  const lines = samples => samples.length && samples[0][1] ? Math.ceil(samples.length / SIMILAR_IN_LINE) : samples.length;
+  const rows = similarRows(card).map(([, , samples]) => LINE + 4 + SIMILAR * lines(samples));
+  return rows.reduce((sum, row) => sum + row, 336 + LINE * ((card.file ? 1 : 0) + (card.answer || []).length));
+}
 
 // An empty box for each card; it is filled when it comes near the window, and emptied when it is far away.
 const described = card => `sample ${card.id}${card.unit ? ", " + card.unit : ""}, ${GIVEN} ${nameOf(card.label)}, ${SUGGESTED} ${nameOf(card.suggested)}`;
 const boxes = cards.map((card, position) => {
   const box = make("article", { class: "card", "data-id": card.id, tabindex: "-1", "aria-label": described(card) });
   box.position = position;
+  box.style.minHeight = heightOf(card) + "px";
   return box;
 });
 const near = new IntersectionObserver(entries => {
@@ -129,19 +136,21 @@ function about(card) {
       make("span", { title: card.id }, `rank ${card.rank}, #${card.id}`),
       make("span", { title: `probability that the ${LABEL} is wrong` }, `wrong: ${estimate(card.wrong)}`)),
     ...(card.file ? [make("div", { class: "file", title: card.file }, fileName(card.file))] : []),
-    ...(card.answer ? [make("div", { class: "answer", title: card.answer }, card.answer)] : []),
+    ...(card.answer || []).map(line => make("div", { class: "answer", title: line }, line)),
     isRegression ? sparkline(card.trace, content.epochs, CLOSENESS) : sparkline(card.trace, content.epochs), ...looksLike(card)];
 }
 
 // What the sample looks like: a row of the given and a row of the suggested class.
-function looksLike(card) {
+function similarRows(card) {
   if (!card.similar) return [];
-  const row = (kind, label, samples) => make("div", { class: "similar " + kind },
+  return [["given", card.label, card.similar[0]], ["suggested", card.suggested, card.similar[1]]].filter(([, label]) => label >= 0);
+}
+function looksLike(card) {
+  return similarRows(card).map(([kind, label, samples]) => make("div", { class: "similar " + kind },
     make("span", {}, samples.length ? "like " + nameOf(label) : "like no " + nameOf(label)),
     ...samples.map(([id, src, text]) => src
       ? make("img", { src, alt: `sample ${id}`, title: `#${id}` })
-      : make("q", { title: `#${id}` }, text || "#" + id)));
-  return [row("given", card.label, card.similar[0]), ...(card.suggested < 0 ? [] : [row("suggested", card.suggested, card.similar[1])])];
+      : make("q", { title: `#${id}` }, text || "#" + id))));
 }
 
 function pressed(card) {
