@@ -211,9 +211,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     for name in ("write_filters", "write_maps", "write_top_inputs", "write_maximised"):
         real = getattr(layer_pictures.LayerPictures, name)
 
-        def note(self: Any, *args: Any, name: str = name, real: Any = real) -> None:
+        def note(self: Any, *args: Any, name: str = name, real: Any = real, **options: Any) -> None:
             noted.setdefault(name, []).append(args)
-            real(self, *args)
+            real(self, *args, **options)
 
         monkeypatch.setattr(layer_pictures.LayerPictures, name, note)
     return noted
@@ -294,6 +294,22 @@ def test_classes_are_maximised_with_their_names(tmp_path: Path, drawn: dict[str,
     found, units, layer, _ = drawn["write_maximised"][0]
     assert (list(units), layer, found.shape) == ([0, 0, 1, 1, 2, 2], None, (2 * K, 1, 6, 6))
     assert set(drawn) == {"write_maximised"}
+
+
+@pytest.mark.parametrize(("arguments", "words"), [({}, "classes"), ({"classes": [2, 0]}, "2 of 3 classes")])
+def test_the_picture_of_maximised_classes_says_if_they_are_not_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], words: str
+) -> None:
+    titles: list[str] = []
+
+    def noted(rows: Any, title: str, *names: str) -> Any:
+        titles.append(title)
+        return labelled_grid(rows, title, *names)
+
+    monkeypatch.setattr(layer_pictures, "labelled_grid", noted)
+    monitor = LayerMonitor(maximise="classes", maximise_steps=1, on_error="raise", **arguments)
+    fit(tmp_path, monitor, max_epochs=1)
+    assert titles == [f"images that maximise {words}"]
 
 
 class TwoHeads(Classifier):

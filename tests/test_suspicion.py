@@ -635,7 +635,7 @@ def test_suspects_clean_samples_and_weights_agree() -> None:
 def test_names_stand_beside_the_labels() -> None:
     statistics, history = simulated(np.array([0, 1, 1]), np.array([0, 1, 1]), epochs=1)
     rows = samples_table(statistics, assess(statistics, history), names=["a", "b", "c"], class_names=["cat", "dog"])
-    assert rows.columns.tolist()[:4] == ["root_index", "name", "label", "label_name"]
+    assert rows.columns.tolist()[:3] == ["name", "label", "label_name"]
     assert rows["name"].tolist() == ["a", "b", "c"]
 
 

@@ -163,7 +163,7 @@ class LayerLog:
             high=images.amax(dim=dims), steps=settings.maximise_steps, forward=run, **own_arguments,
         )  # fmt: skip
         shown_units = [unit for unit in units for _ in range(len(maximisers) // len(units))]
-        pictures.write_maximised(maximisers, shown_units, layer, step)
+        pictures.write_maximised(maximisers, shown_units, layer, step, number=output.shape[1])
 
     def _filters(self, model: Any) -> tuple[str, Tensor]:
         weights = self.settings.weights

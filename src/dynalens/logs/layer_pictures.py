@@ -84,13 +84,16 @@ class LayerPictures:
         grid = labelled_grid(rows, title, "largest value of the channel's map, strongest first")
         self._sink.image(f"{self._prefix}/top_inputs", grid, step)
 
-    def write_maximised(self, images: Tensor, units: Sequence[int], layer: str | None, step: int) -> None:
-        """Write the images that maximise classes or channels."""
+    def write_maximised(
+        self, images: Tensor, units: Sequence[int], layer: str | None, step: int, *, number: int
+    ) -> None:
+        """Write the images that maximise these classes or channels, of so many that there are."""
         pictures = shown_inputs(images, self.normalisation)
         names = [class_name(unit, self.names) if layer is None else str(unit) for unit in units]
         rows = [
             (names[start : start + _COLUMNS], pictures[start : start + _COLUMNS])
             for start in range(0, len(pictures), _COLUMNS)
         ]
-        title = "images that maximise classes" if layer is None else f"images that maximise channels of {layer}"
+        kind, shown = "classes" if layer is None else f"channels of {layer}", len(set(units))
+        title = f"images that maximise {kind if shown == number else f'{shown} of {number} {kind}'}"
         self._sink.image(f"{self._prefix}/maximised", labelled_grid(rows, title, "by gradient ascent"), step)

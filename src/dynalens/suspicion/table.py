@@ -49,12 +49,11 @@ def samples_table(
         neighbours: Shape ``(N,)``, the :func:`neighbour_scores`. Default: ``score_neighbours`` is left out.
         probe: Shape ``(N,)``, scores of a linear probe of embeddings. Default: ``score_probe`` is left out.
     """
-    columns: dict[str, Any] = {"root_index": np.arange(len(statistics)) if root_index is None else root_index}
+    columns: dict[str, Any] = {}
     index: pd.Index[Any] = pd.RangeIndex(len(statistics), name="sample_id")
+    roots: Any = np.arange(len(statistics)) if root_index is None else root_index
     if sample_ids is not None:
-        roots = columns["root_index"]
-        columns["root_index"] = _nullable(roots, roots >= 0)
-        index = pd.Index(sample_ids, name="sample_id")
+        roots, index = _nullable(roots, roots >= 0), pd.Index(sample_ids, name="sample_id")
     if names is not None:
         columns["name"] = list(names)
     columns |= _label_columns(statistics, assessment, class_names)
@@ -65,6 +64,7 @@ def samples_table(
     embedding_scores = {"score_neighbours": neighbours, "score_probe": probe}
     columns |= {name: values for name, values in embedding_scores.items() if values is not None}
     columns |= _statistics_columns(statistics)
+    columns["root_index"] = roots  # last, as it often says no more than the index
     return pd.DataFrame(columns, index=index)  # columns added one by one take twelve times as long
 
 
