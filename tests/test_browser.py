@@ -522,6 +522,7 @@ def test_a_window_without_storage_offers_the_answers_and_decisions_as_text(
         assert len(copy.get_property("value").splitlines()) == 1
         browser.find_element("tag name", "h1").click()  # keys go to the frame
         keys(browser, key, key)
+        waited(lambda: copy.get_property("value").splitlines()[2:])  # keys reach another process's frame later
         (tmp_path / name).write_text(copy.get_property("value"))
         shot(browser, f"unstored-{name.partition('.')[0]}")
         browser.switch_to.default_content()
