@@ -98,6 +98,12 @@ def waited(condition: Callable[[], Any], seconds: float = 60) -> Any:
     raise AssertionError("Waited in vain.")
 
 
+def text_of_lines(area: Any, number: int) -> str:
+    """Return the text of an area once it has so many lines, else ""."""
+    text = str(area.get_property("value"))
+    return text if len(text.splitlines()) >= number else ""
+
+
 def shot(browser: Any, name: str) -> None:
     SCREENSHOTS.mkdir(exist_ok=True)
     browser.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
@@ -522,8 +528,9 @@ def test_a_window_without_storage_offers_the_answers_and_decisions_as_text(
         assert len(copy.get_property("value").splitlines()) == 1
         browser.find_element("tag name", "h1").click()  # keys go to the frame
         keys(browser, key, key)
-        waited(lambda: copy.get_property("value").splitlines()[2:])  # keys reach another process's frame later
-        (tmp_path / name).write_text(copy.get_property("value"))
+        (tmp_path / name).write_text(
+            waited(functools.partial(text_of_lines, copy, 3))
+        )  # keys reach another process's frame later
         shot(browser, f"unstored-{name.partition('.')[0]}")
         browser.switch_to.default_content()
     answers, decisions = (
