@@ -198,7 +198,7 @@ def fit(folder: str, batch: int, classes: int, hidden: int, steps: int, monitors
     loader = DataLoader(data, batch, sampler=RandomSampler(data, replacement=True, num_samples=batch * steps))
     trainer = pl.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=folder, callbacks=[clock, *monitors],
+        enable_model_summary=False, default_root_dir=tempfile.mkdtemp(dir=folder), callbacks=[clock, *monitors],
     )  # fmt: skip
     trainer.fit(Linear(classes, hidden), loader)
     return clock.seconds
