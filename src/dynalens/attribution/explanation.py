@@ -220,14 +220,15 @@ def find_forward(
     path = tuple(network or ())
     if path[:1] == ("",) and len(path) > 1:  # `forward` ends before the logits
         return _one_after_another(model, path)
+    is_whole = path in ((), ("",))
+    of_forward = (NotImplementedError,) if is_whole else (NotImplementedError, *_OF_OTHER_ARGUMENTS)
     with undisturbed(model), torch.no_grad():
         x = model_input(model, images[:1])
         if _takes(model, x):
-            # It has no `forward` of its own, or one that takes the whole batch.
-            with suppress(NotImplementedError, *(() if path in ((), ("",)) else _OF_OTHER_ARGUMENTS)):
+            with suppress(*of_forward):  # it has no `forward` of its own, or one that takes the whole batch
                 model(x)
                 return model
-        if path not in ((), ("",)):
+        if not is_whole:
             return _one_after_another(model, path)
         children = [(name, child) for name, child in model.named_children() if _gives_logits(child, x, dense=dense)]
     if len(children) != 1:

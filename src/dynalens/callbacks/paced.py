@@ -77,15 +77,15 @@ class PacedMonitor(NamedCallback):
 
     def _begin_fit(self, trainer: Any, pl_module: Any) -> None:
         """Check what the monitor looks at."""
-        raise NotImplementedError  # these three belong to each monitor
+        raise NotImplementedError  # each monitor looks at something else
 
     def _open_pictures(self, trainer: Any) -> Any:
         """Return what takes the pictures of this fit."""
-        raise NotImplementedError
+        raise NotImplementedError  # each monitor draws its own
 
     def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> bool:
         """Make the results of this epoch and show them at this step of the logger. Return whether there were any."""
-        raise NotImplementedError
+        raise NotImplementedError  # each monitor makes its own
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to measure the training time of the epoch."""
