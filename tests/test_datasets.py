@@ -111,7 +111,7 @@ def test_class_names_of_a_hugging_face_dataset_are_those_of_its_class_column() -
 class ToyForImageClassification(nn.Module):
     """Has a head and a config as the classifiers of transformers do."""
 
-    def __init__(self, names: dict[Any, str], outputs: int) -> None:
+    def __init__(self, names: dict[Any, Any], outputs: int) -> None:
         super().__init__()
         self.classifier, self.config = nn.Linear(4, outputs), SimpleNamespace(id2label=names)
 
@@ -135,6 +135,7 @@ def test_class_names_of_a_network_are_those_of_its_hugging_face_classifier() -> 
         ToyForImageClassification({0: "LABEL_0", 1: "LABEL_1"}, 2),  # what transformers writes without names
         ToyForImageClassification(ANIMALS, 10),  # the head was replaced
         ToyForImageClassification({1: "cat", 2: "dog"}, 2),
+        ToyForImageClassification({"cat": 0, "dog": 1}, 2),  # numbered the other way round
         nn.ModuleList([ToyForImageClassification(ANIMALS, 2), ToyForImageClassification({0: "no", 1: "yes"}, 2)]),
     ],
 )

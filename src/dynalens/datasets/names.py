@@ -5,6 +5,7 @@ Where a dataset has no names of its classes, a network of Hugging Face may have 
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,11 @@ def network_class_names(network: Any) -> list[str] | None:
         names = getattr(getattr(module, "config", None), "id2label", None)
         if "Classification" not in type(module).__name__ or not isinstance(names, Mapping):
             continue
-        numbered = {int(number): str(name) for number, name in names.items()}
         has_head = any(getattr(layer, "out_features", None) == len(names) for layer in module.modules())
-        if has_head and sorted(numbered) == list(range(len(names))) and numbered[0] != "LABEL_0":
-            name_lists.append([numbered[number] for number in range(len(names))])
+        with suppress(ValueError, TypeError):  # other networks may number their classes in another way
+            numbered = {int(number): str(name) for number, name in names.items()}
+            if has_head and sorted(numbered) == list(range(len(names))) and numbered[0] != "LABEL_0":
+                name_lists.append([numbered[number] for number in range(len(names))])
     return name_lists[0] if name_lists and all(names == name_lists[0] for names in name_lists) else None
 
 
