@@ -33,7 +33,8 @@ PRECISION = 0.8
 class Population:
     """Scores of N labels, log odds of being wrong, and which of them are.
 
-    Then the class of each label, where answers may move classes; of embeddings, their contrast and share.
+    Then the class of each label, where answers may move classes; of embeddings, their contrast and share; and the
+    scores of the run that drew the samples, if it is another one.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Population:
     label: Array | None = None
     contrast: Array | None = None
     share: float = 0.0
+    earlier_score: Array | None = None
 
     @property
     def rate(self) -> float:
@@ -62,12 +64,12 @@ class Cell:
         return f"{self.held:.1f} ({self.width / self.simple:.2f})" if self.simple else f"{self.held:.1f}"
 
 
-def trained(folder: Path, embeddings: Array | None = None) -> Iterator[Population]:
-    """Yield the scores of the runs in a folder, by run and embeddings together if there are embeddings."""
+def trained_on(paths: Sequence[Path], embeddings: Array | None = None) -> Iterator[Population]:
+    """Yield the scores of runs, by run and embeddings together if there are embeddings."""
     from embeddings import both  # the peers of these benchmarks are not needed for made-up scores
     from suspects import recorded, stored_row_name
 
-    for path in sorted(folder.glob("*.npz")):
+    for path in paths:
         with np.load(path) as run:
             logits, given, true = run["logits"].astype(np.float32), run["given"].astype(np.int64), run["true"]
         statistics, history = recorded(logits, given)
@@ -76,6 +78,14 @@ def trained(folder: Path, embeddings: Array | None = None) -> Iterator[Populatio
             assessment = both(assessment, embedding_evidence(torch.from_numpy(embeddings), given), history)
         name = stored_row_name(path.stem)
         yield Population(name, assessment.score, given != true, given, assessment.contrast, assessment.share)
+
+
+def drawn_by(earlier: Path, populations: Sequence[Population]) -> Iterator[Population]:
+    """Yield the runs on the labels of an earlier one, which draws the samples that a person is asked about."""
+    (first,) = trained_on([earlier])
+    for population in populations:
+        if np.array_equal(np.asarray(population.label), np.asarray(first.label)):
+            yield replace(population, earlier_score=first.score)
 
 
 def made_up(size: int, seed: int = 5) -> Iterator[Population]:
@@ -131,7 +141,7 @@ def best_width(population: Population, answers: int, repetitions: int) -> float:
 
 def drawn(population: Population, answers: int, repetitions: int) -> tuple[StratifiedRate, Array, list[Array]]:
     """Return the strata with the counts of all repetitions, the stratum of each sample, and the rows of each draw."""
-    stratum = equal_doubt(population.score, answers)
+    stratum = equal_doubt(population.score if population.earlier_score is None else population.earlier_score, answers)
     size = np.bincount(stratum)
     rows = [asking_order(stratum, seed)[:answers] for seed in range(repetitions)]
     asked, wrong = (
@@ -285,6 +295,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, help="folder of the trajectories of noisy_runs.py")
     parser.add_argument("--embeddings", type=Path, metavar="FILE.npy", help="let these count in the scores of all runs")
+    parser.add_argument("--earlier-run", type=Path, metavar="RUN.npz", help="draw by it; only runs with its labels")
     parser.add_argument("--made-up", type=int, nargs="*", default=[], metavar="N", help="sizes of made-up data")
     parser.add_argument("--repetitions", type=int, default=500)
     parser.add_argument("--decisions", type=int, default=100, help="repetitions for what is flagged; 0 leaves it out")
@@ -293,7 +304,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--few", action="store_true", help="means over the runs after 1 to 100 answers instead")
     args = parser.parse_args(argv)
     embeddings = np.load(args.embeddings).astype(np.float32) if args.embeddings else None
-    populations = [*(trained(args.runs, embeddings) if args.runs else ())]
+    populations = [*(trained_on(sorted(args.runs.glob("*.npz")), embeddings) if args.runs else ())]
+    if args.earlier_run:
+        populations = list(drawn_by(args.earlier_run, populations))
     populations += [each for size in args.made_up for each in made_up(size)]
     if args.cross_fitted:
         show_cross_fitted(populations, 100, args.repetitions)

@@ -392,6 +392,49 @@ def test_a_second_round_draws_others_and_all_answers_count() -> None:
     assert audit(record, [first, second, answered(third, wrong)]).noise_rate.low == pytest.approx(0.2)
 
 
+def test_answers_given_for_an_earlier_run_count_for_the_next_one_and_estimate_the_same_rate(tmp_path: Path) -> None:
+    score, wrong = population(1000)
+    earlier, better = record_of(score), saved(tmp_path, score + np.where(wrong, 2.0, -2.0))
+    own = answered(audit_plan(better, 20), wrong)  # the same seed, drawn by other scores
+    answers = answered(audit_plan(earlier, 60), wrong)
+    with pytest.raises(ValueError, match="take its plan over once: `dynalens audit RUN --earlier-run EARLIER"):
+        audit(better, answers)
+    second = answered(audit_plan(better, 40, answers=answers, earlier_run=earlier), wrong)
+    assert second["sample_id"].tolist() == audit_plan(earlier, 40, answers=answers)["sample_id"].tolist()
+    later = saved(tmp_path, score + np.where(wrong, 2.0, -2.0))  # the plan is read from the folder
+    stratum = equal_doubt(score, answers=60)[answers["sample_id"]]
+    fractions = [wrong[answers["sample_id"]][stratum == h].mean() for h in range(20)]
+    sizes = np.bincount(equal_doubt(score, answers=60)) / 1000
+    assert audit(later, answers).noise_rate.value == pytest.approx(sizes @ fractions)
+    assert audit(later, [answers, second]).noise_rate.value == audit(earlier, [answers, second]).noise_rate.value
+    assert audit(later, own).right + audit(later, own).wrong == 20
+
+
+@pytest.mark.parametrize(
+    ("earlier_labels", "earlier_names", "n", "message"),
+    [
+        (3, "abc", 60, "a run with an audit of the labels of this record, got no plan of an audit"),
+        (2, "abc", 60, "a run with an audit of the labels of this record, got other labels. If labels were corrected"),
+        (3, "abd", 60, "a run on the 60 samples of this record, got 60 samples with other ids or names"),
+        (3, "abc", 90, "a run on the 60 samples of this record, got 90 samples with other ids or names"),
+    ],
+)
+def test_an_earlier_run_on_other_samples_or_labels_is_an_error(
+    earlier_labels: int, earlier_names: str, n: int, message: str, tmp_path: Path
+) -> None:
+    record = record_of(population(60)[0], folder=tmp_path, sample_names=list("abc") * 20)
+    earlier = record_of(population(n)[0], sample_names=list(earlier_names) * (n // 3))
+    earlier.statistics.label[:] %= earlier_labels
+    if "no plan" not in message:
+        audit_plan(earlier, 30)
+    answers = answers_of((0, "right"))
+    with pytest.raises(ValueError, match=message):
+        audit_plan(record, 30, answers=answers, earlier_run=earlier)
+    with pytest.raises(ValueError, match="`answers` with `earlier_run`, got None"):
+        audit_plan(record, 30, earlier_run=earlier)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_person_may_stop_early() -> None:
     score, wrong = population(1000)
     record = record_of(score)

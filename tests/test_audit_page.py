@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,22 @@ def test_a_later_round_downloads_a_file_of_its_own_and_the_command_names_all_fil
     assert content_of(page)["file"] == "answers_2.csv"
     assert "and download answers_2.csv\n" in shown
     assert f"Then: dynalens suspects {run} --answers '{first}' answers_2.csv --precision 0.8\n" in shown
+
+
+def test_the_command_takes_answers_that_were_given_for_an_earlier_run(
+    record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later, file = tmp_path / "later", tmp_path / "answers.csv"
+    assert record.folder is not None
+    shutil.copytree(record.folder, later, ignore=shutil.ignore_patterns("audit_plans.npz"))
+    record.audit_plan(4, seed=7).assign(answer="right").to_csv(file, index=False)
+    options = ["--n", "4", "--answers", str(file)]
+    assert main(["audit", str(later), *options]) == 2
+    assert "take its plan over once" in capsys.readouterr().err
+    assert main(["audit", str(later), *options, "--earlier-run", str(record.folder)]) == 0
+    assert len(content_of(later / "audit.html")["cards"]) == 4
+    assert main(["suspects", str(later), "--answers", str(file)]) == 0
+    assert "from 4 right, 0 wrong, 0 unsure" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("limits", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 12}], ids=["epochs", "steps"])

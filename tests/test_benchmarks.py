@@ -109,6 +109,15 @@ def test_prediction_powered_inference_is_exact_where_every_label_was_answered() 
     assert np.mean(rates) == pytest.approx(0.3, abs=0.02)
 
 
+def test_an_earlier_run_draws_the_samples_and_the_later_one_orders_them() -> None:
+    audit = runpy.run_path(str(BENCHMARKS / "audit.py"))
+    wrong = np.arange(8) < 4
+    population = audit["Population"]("later", wrong - 0.5, wrong, earlier_score=np.tile([9.0, -9.0], 4))
+    strata, stratum, _ = audit["drawn"](population, 4, 1)
+    assert stratum.tolist() == [0, 1] * 4
+    assert strata.score.tolist() == [0.0, 0.0]  # two wrong and two right labels in each
+
+
 def test_the_least_width_of_an_audit_is_that_of_the_best_allocation() -> None:
     audit = runpy.run_path(str(BENCHMARKS / "audit.py"))
     score, wrong = np.repeat([0.0, 1.0], 4), np.array([0, 0, 0, 0, 1, 1, 0, 0], bool)

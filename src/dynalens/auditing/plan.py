@@ -52,6 +52,10 @@ class Plan:
         has_label = self.label >= 0
         return len(label) == len(self.label) and bool((self.label == label)[has_label].all())
 
+    def is_same_draw(self, other: "Plan") -> bool:
+        """Return whether both have the same random order."""
+        return self.seed == other.seed and np.array_equal(self.stratum, other.stratum)
+
     def undrawn_rows(self, answers: Answers) -> Array:
         """Return the rows of answers that the plan did not draw, or not with the probability that they say."""
         order = self.order()
@@ -115,5 +119,7 @@ def plan_of_answers(plans: Sequence[Plan], answers: Answers, ids: Sequence[objec
         f"Expected answers about samples that a plan of this record drew, got {samples_in_words(undrawn_ids)}, "
         "which none of its plans drew, or not with the probability that the answers name. The rate can only be "
         "estimated from samples that were drawn with known probabilities. Answer the samples of "
-        "`dynalens.audit_plan(record)`, and pass the record from which they were drawn."
+        "`dynalens.audit_plan(record)`, and pass the record from which they were drawn. If they were drawn for an "
+        "earlier run on the same labels, take its plan over once: `dynalens audit RUN --earlier-run EARLIER --answers "
+        "FILE`, or `dynalens.audit_plan(record, answers=answers, earlier_run=earlier_record)`."
     )

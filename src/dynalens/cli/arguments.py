@@ -105,6 +105,11 @@ def _add_audit(commands: Any) -> None:
     page.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the random draw (default: %(default)s)")
     answers = "answers of earlier rounds; the page asks about other samples"
     page.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=answers)
+    earlier_run = (
+        "folder of another run on the same samples and labels, if the answers were given for it; from then on they "
+        "count for RUN, too"
+    )
+    page.add_argument("--earlier-run", metavar="EARLIER", help=earlier_run)
 
 
 def _page_command(commands: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:

@@ -40,7 +40,8 @@ def audit(args: argparse.Namespace) -> None:
     if args.embeddings:
         record = record.with_embeddings(read_embeddings(args.embeddings))
     dataset = named_dataset(args.data) if args.data else None
-    options = {"n": args.n, "seed": args.seed, "answers": args.answers}
+    earlier_run = load_record(args.earlier_run) if args.earlier_run else None
+    options = {"n": args.n, "seed": args.seed, "answers": args.answers, "earlier_run": earlier_run}
     page = write_audit(record, _path(args, record, "audit.html"), dataset=dataset, **options)
     if dataset is None and keeps_all_given(record.statistics):
         pictures = sample_pictures(record, None, kept_texts(record))

@@ -26,6 +26,7 @@ def audit_plan(
     *,
     seed: int = 0,
     answers: AnswersSource | Sequence[AnswersSource] | None = None,
+    earlier_run: Record | KeepsRecord | None = None,
 ) -> pd.DataFrame:
     r"""Return the samples of an audit: a random sample about whose labels a person is asked, in the order of asking.
 
@@ -47,6 +48,9 @@ def audit_plan(
         answers: Answers of earlier rounds, see :func:`audit`. The plan then goes on with the next ``n`` samples that
             were not answered, whatever ``seed`` is. Pass the answers of all rounds to :func:`audit`. None: a first
             round.
+        earlier_run: The record that the answers were given for, or the monitor that keeps it, if it is another one: a
+            run on the same samples with the same labels. Its plan is saved beside this record, too, so that from then
+            on :func:`audit` takes these answers for this record. None: the answers were given for this record.
 
     Returns:
         A table with the columns ``sample_id``; ``label``, the given label; and ``probability``, in (0, 1], with which
@@ -56,7 +60,8 @@ def audit_plan(
         text if the record keeps only one of several labels.
 
     Raises:
-        ValueError: If ``n`` or ``seed`` are out of range, or ``answers`` are not of a plan of this record.
+        ValueError: If ``n`` or ``seed`` are out of range, if ``answers`` are not of a plan of this record, or if
+            ``earlier_run`` has other samples or labels.
 
     Example:
         >>> import numpy as np, torch
@@ -71,7 +76,8 @@ def audit_plan(
         >>> sorted(plan["sample_id"]), plan["probability"].tolist()  # all of them
         ([0, 1, 2, 3], [1.0, 1.0, 1.0, 1.0])
     """
-    return _record(record_or_monitor).audit_plan(n, seed=seed, answers=answers)
+    earlier_record = None if earlier_run is None else _record(earlier_run)
+    return _record(record_or_monitor).audit_plan(n, seed=seed, answers=answers, earlier_run=earlier_record)
 
 
 def audit(record_or_monitor: Record | KeepsRecord, answers: AuditAnswers) -> Audit:

@@ -51,10 +51,18 @@ class Audits:
         audits._plans_in_memory = self._plans_in_memory
         return audits
 
-    def plan(self, n: int, seed: int, answers: AnswersSource | Sequence[AnswersSource] | None) -> pd.DataFrame:
+    def plan(
+        self,
+        n: int,
+        seed: int,
+        answers: AnswersSource | Sequence[AnswersSource] | None,
+        earlier_run: "Audits | None" = None,
+    ) -> pd.DataFrame:
         """Return the samples to ask about, as :func:`dynalens.audit_plan`."""
         _check_count("n", n, 1)
         _check_count("seed", seed, 0)
+        if earlier_run is not None:
+            self._take_plans_of(earlier_run, has_answers=answers is not None)
         plans = self._fitting_labels()
         answered_rows = np.array([], dtype=np.int64)
         if answers is not None:
@@ -65,10 +73,32 @@ class Audits:
         else:
             plan = Plan.from_scores(self._score, label=self._label, n=n, seed=seed)
         plan, rows = draw(plan, n, answered_rows)
-        self._keep([*(earlier_plan for earlier_plan in plans if earlier_plan.seed != plan.seed), plan])
+        self._keep([*_other_plans(plans, [plan]), plan])
         labels = self._label[rows] if self._given_labels.texts is None else self._given_labels.texts(rows)
         table = pd.DataFrame({"sample_id": self._ids[rows], "label": labels, "probability": plan.probabilities(rows)})
         return table if self._names is None else table.assign(name=[self._names[row] for row in rows])
+
+    def _take_plans_of(self, earlier_run: "Audits", *, has_answers: bool) -> None:
+        """Keep the plans of a run on the same labels here, too: they drew at random, whatever is recorded now."""
+        if not has_answers:
+            raise ValueError(
+                "Expected `answers` with `earlier_run`, got None. Pass the answers that were given for the earlier run."
+            )
+        if not np.array_equal(self._ids, earlier_run._ids) or self._names != earlier_run._names:
+            raise ValueError(
+                f"Expected `earlier_run` to be a run on the {len(self._ids):,} samples of this record, got "
+                f"{len(earlier_run._ids):,} samples with other ids or names. The answers only say how many labels are "
+                "wrong among the samples that they were drawn from: draw a new plan with `dynalens.audit_plan(record)`."
+            )
+        plans = earlier_run._all_plans()
+        fitting_plans = [plan for plan in plans if plan.belongs_to(self._label)]
+        if not fitting_plans:
+            raise ValueError(
+                "Expected `earlier_run` to be a run with an audit of the labels of this record, got "
+                f"{'other labels' if plans else 'no plan of an audit'}. If labels were corrected since then, the "
+                "answers do not say how many are wrong now: draw a new plan with `dynalens.audit_plan(record)`."
+            )
+        self._keep([*_other_plans(self._fitting_labels(), fitting_plans), *fitting_plans])
 
     def latest(self) -> Plan:
         """Return the plan that was drawn from last."""
@@ -164,6 +194,10 @@ class Audits:
                 f"{error}. The plan is kept in memory only: make the folder writable and draw again, or pass the "
                 "answers to this record before the process ends."
             )
+
+
+def _other_plans(plans: Sequence[Plan], excluded_plans: Sequence[Plan]) -> list[Plan]:
+    return [plan for plan in plans if not any(plan.is_same_draw(other) for other in excluded_plans)]
 
 
 def write_plans(path: Path, plans: Sequence[Plan]) -> None:

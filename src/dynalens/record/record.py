@@ -208,10 +208,15 @@ class Record:
         return table
 
     def audit_plan(
-        self, n: int = 100, *, seed: int = 0, answers: AnswersSource | Sequence[AnswersSource] | None = None
+        self,
+        n: int = 100,
+        *,
+        seed: int = 0,
+        answers: AnswersSource | Sequence[AnswersSource] | None = None,
+        earlier_run: "Record | None" = None,
     ) -> pd.DataFrame:
         """Return the samples whose labels a person is asked about: :func:`dynalens.audit_plan`."""
-        return self._audits.plan(n, seed, answers)
+        return self._audits.plan(n, seed, answers, None if earlier_run is None else earlier_run._audits)
 
     def audit(self, answers: AuditAnswers) -> Audit:
         """Return what a person's answers say about the labels: :func:`dynalens.audit`."""

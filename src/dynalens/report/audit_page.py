@@ -27,6 +27,7 @@ def write_audit(
     n: int = 100,
     seed: int = 0,
     answers: AnswersSource | Sequence[AnswersSource] | None = None,
+    earlier_run: Record | None = None,
     dataset: Any = None,
 ) -> Path:
     """Write a page that asks a person about the labels of an audit: one HTML file that needs no network.
@@ -42,6 +43,7 @@ def write_audit(
         n: How many samples to ask about, see :func:`dynalens.audit_plan`.
         seed: Seed of the random order.
         answers: Answers of earlier rounds. The page asks about other samples, and all answers count in its estimate.
+        earlier_run: The record that the answers were given for, if it is another one, see :func:`dynalens.audit_plan`.
         dataset: The dataset that was trained on, whose pictures, texts or rows are shown. Default: the page shows the
             picture files that samples are named after, and the pictures that the callback kept during training. If
             samples have a label for each token or pixel, or several numbers, pass the dataset unless the callback drew
@@ -55,7 +57,7 @@ def write_audit(
             is one of ids; or without a dataset, if it is needed.
     """
     check_dataset(record, dataset)
-    samples = record.audit_plan(n, seed=seed, answers=answers)
+    samples = record.audit_plan(n, seed=seed, answers=answers, earlier_run=earlier_run)
     plan, table = record.latest_plan(), record.table()
     rows = table.index.get_indexer(pd.Index(samples["sample_id"]))
     items, can_be_shown = items_to_ask(record, dataset, rows)
