@@ -116,6 +116,29 @@ class CorrectsConverted(CorrectsOneOfEach):
         return super().training_step([batch[0], batch[1].double().long()], batch_idx)
 
 
+class CutMix(Late):
+    """Half of the labels are those of the row before."""
+
+    def late_step(self, batch: Any) -> Any:
+        x, y = batch
+        return self.loss(self(x / N), torch.where(torch.arange(len(y)) % 2 == 0, y.roll(1), y))
+
+
+class CutMixInTheMiddle(CutMix):
+    """It begins where steps are no longer traced."""
+
+    begins = 1, 3
+
+
+class SoftMixup(Late):
+    """Targets of some batches are one-hot by chance, as all of their labels were mixed with the same ones."""
+
+    def late_step(self, batch: Any) -> Any:
+        x, y = batch
+        order, given = torch.arange(len(y)).roll(1), F.one_hot(y, K)
+        return self.loss(self((0.7 * x + 0.3 * x[order]) / N), 0.7 * given + 0.3 * given[order])
+
+
 class Alone(TwoNetworks):
     """The classifier is trained alone in the first epoch, and in two of three steps of the second."""
 
@@ -140,7 +163,8 @@ class Adversary(Alone, AdversaryFirst):
 
 MODELS = [
     Mixup, MixupInTheFirstEpoch, Distilled, EveryOther, SecondView, Adversary, Corrects, CorrectsByMask,
-    CorrectsByIndex, CorrectsOneOfEach, CorrectsConverted,
+    CorrectsByIndex, CorrectsOneOfEach, CorrectsConverted, CutMix,
+    CutMixInTheMiddle, SoftMixup,
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.capture import Capture, CaptureError, ClaimedPairs, Presentation, StepCapture
 from dynalens.dynamics import NOT_A_CLASS, TARGET, Array
-from dynalens.identity import SampleIdentity, StepRows, labels_each
+from dynalens.identity import MIXED, SampleIdentity, StepRows, labels_each
 from dynalens.notices import warn
 from dynalens.observation import has_compiled_functions, is_compiled
 
@@ -120,6 +120,9 @@ class TrainingStep:
                 raise
             self._miss(error)
         if presentation is None:
+            return None
+        if self.rows.leaves_out(presentation):
+            self._miss(CaptureError(MIXED))
             return None
         self.units = None if presentation.units is None else (presentation.units.kind.name, presentation.step_targets)
         self._pairs.check(presentation, self.rows.rows_of, accumulates=trainer.accumulate_grad_batches)

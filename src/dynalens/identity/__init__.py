@@ -2,12 +2,14 @@
 
 from dynalens.identity.dataset_labels import labels_each
 from dynalens.identity.errors import SampleIdentityError, check_rows
+from dynalens.identity.labels import MIXED
 from dynalens.identity.recorder import IndexRecorder
 from dynalens.identity.sample_ids import SampleIds, indices_in_batch
 from dynalens.identity.samples import SampleIdentity
 from dynalens.identity.steps import StepRows
 
 __all__ = [
+    "MIXED",
     "IndexRecorder",
     "SampleIdentity",
     "SampleIdentityError",

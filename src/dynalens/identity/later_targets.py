@@ -21,7 +21,7 @@ class OtherTargets:
     """
 
     def __init__(self) -> None:
-        self._counts: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor | int] = {}
         self._is_other: Tensor | None = None
 
     def begin_step(self) -> None:
@@ -32,6 +32,10 @@ class OtherTargets:
         """Add targets that were reordered although nothing shows that the logits were."""
         self._add(_MOVED, number)
 
+    def count_changed(self, number: int) -> None:
+        """Add targets of a step that a trace shows to change labels, and that is left out."""
+        self._add(_CHANGED, number)
+
     def compare(self, labels: Tensor, targets: Tensor, *, is_traced: bool) -> None:
         """Compare the targets of a step with the labels of the same rows, ``(M,)`` each.
 
@@ -40,7 +44,7 @@ class OtherTargets:
         self._is_other = (labels != targets) & (targets >= 0)
         self._add(_CHANGED if is_traced else _UNTRACED, self._is_other.sum())
 
-    def _add(self, kind: str, number: Tensor) -> None:
+    def _add(self, kind: str, number: Tensor | int) -> None:
         self._counts[kind] = self._counts[kind] + number if kind in self._counts else number
 
     def marked(self, presentation: Any) -> Any:

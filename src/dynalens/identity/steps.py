@@ -108,6 +108,13 @@ class StepRows:
             TRACE.close(self)
             self._is_traced = False
 
+    def leaves_out(self, presentation: Any) -> bool:
+        """Return whether a later step made targets of the labels of several rows, as a trace shows."""
+        is_mixed = self.confirms and TRACE.mixes(presentation.step_targets)
+        if is_mixed:
+            self.others.count_changed(len(presentation.targets))
+        return is_mixed
+
     def rows_of_targets(self, trainer: Any, batch: Any, rows: Tensor, presentation: Any, views: int) -> Tensor:
         """Return the row of the record of each target of the loss.
 
