@@ -5,8 +5,8 @@ from collections import Counter
 from torch import Tensor
 
 REMEDY = (
-    "Let the dataset return its own index (`IndexedDataset` wraps one that does not) and pass `index=` the key of it, "
-    "or a callable(batch) -> indices."
+    "Let each sample carry its index (`IndexedDataset` adds one to the samples of a map-style dataset), and pass "
+    "`index=` the key of it or its place in the batch, as in `index=2`, or a callable(batch) -> indices."
 )
 
 
@@ -50,7 +50,10 @@ def check_rows(rows: int, samples: int, views: int, targets: Tensor | None = Non
     if rows == samples * views:
         return
     if samples and rows % samples == 0 and (targets is None or _are_views(targets, samples)):
-        hint = f"Pass `views={rows // samples}` if each sample has that many rows, all with its own class.{_PAIRS}"
+        hint = (
+            f"Pass `views={rows // samples}` if the step makes that many rows of each sample, all with its own class. "
+            f"If the collate function repeats samples, wrap the dataset in `IndexedDataset`.{_PAIRS}"
+        )
     elif samples and rows > samples:
         hint = (
             "Where the collate function repeats samples, wrap the dataset in `IndexedDataset`. If these are tokens, "
@@ -83,7 +86,7 @@ def check_views(targets: Tensor, views: int) -> None:
             f"Expected the same targets in each of {views} views, one view of all samples after another, got "
             f"{int(differs.any(dim=0).sum())} of {of_view.shape[1]} samples whose targets differ between views. "
             "Concatenate views as in `torch.cat([first, second])`, so that the rows of one sample are not side by "
-            "side."
+            "side. If the collate function repeats samples, wrap the dataset in `IndexedDataset` instead."
         )
 
 
