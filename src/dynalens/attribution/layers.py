@@ -1,20 +1,18 @@
-"""The layer that class activation maps explain, and the layout of its output, for convolutions and transformers."""
+"""The layer that class activation maps explain, and the layer that embeds tokens."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dynalens.arguments import check_any
+from dynalens.attribution.layouts import Layouts, as_it_is, has_proportions, nan_gradients
 from dynalens.attribution.overrides import captured_attention
 from dynalens.attribution.passes import Arrange, Forward, connected_logits, model_input
 from dynalens.observation import captured_outputs, forward_of, module_named, undisturbed, unwrap
 
 # Parts of the names of layers that pass a feature map on, or shrink it, without computing one.
 _PASSIVE = ("Pool", "Dropout", "Identity", "Flatten", "Upsample", "Pad", "Permute", "Softmax")
-_CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
-_MOST_PREFIX_TOKENS = 16  # class and register tokens before the tokens of the patches
 _LISTED = 8  # number of layers that an error lists
 
 
@@ -47,7 +45,7 @@ def find_target_layer(model: nn.Module, images: Tensor, *, forward: Forward | No
     with undisturbed(model):
         look = _look(model, images, forward)
         candidates = [layer for layer in look.layers if layer.arrange is not None and not _is_passive(layer.module)]
-        masks = _nan_gradients(look.logits, [layer.output for layer in candidates])
+        masks = nan_gradients(look.logits, [layer.output for layer in candidates])
         for layer, mask in zip(reversed(candidates), reversed(masks), strict=True):
             if mask is not None and layer.arrange is not None and _positions(layer.arrange(mask)) > 1:
                 return layer.name
@@ -96,17 +94,17 @@ def arrangement(model: nn.Module, images: Tensor, name: str, *, forward: Forward
     """Return a callable that brings the output of the named layer to (N, C, *spatial).
 
     Channels that come last are moved. Tokens (N, T, C) are laid out on the grid of the patches, without the class
-    and register tokens before them. To find out the grid, the model runs once more, on the first image.
+    and register tokens before them. To find out the grid, or where the channels are if the proportions of the output do
+    not tell, the model runs once more, on the first image.
 
     The callable raises a ValueError if the output has no positions. The message lists layers whose output has some.
     """
-    module = module_named(model, name)
     arranges: list[Arrange] = []
 
     def arrange(output: Tensor) -> Tensor:
         if not arranges:
-            from_shape = _arrange(module, output.shape, images.shape, []) if output.ndim == images.ndim else None
-            arranges.append(from_shape or _arrangement_of(model, images, name, forward))
+            is_plain = has_proportions(output.shape, images.shape)
+            arranges.append(as_it_is if is_plain else _arrangement_of(model, images, name, forward))
         return arranges[0](output)
 
     return arrange
@@ -149,8 +147,8 @@ def token_layout(
     with undisturbed(model), captured_attention() as attention:
         look = _look(model, images, forward)
         last_weights = [weights for weights in attention if weights.shape[-2:] == (number, number)][-1]
-        (mask,) = _nan_gradients(look.logits, [last_weights])
-    arrange = _tokens(number, images.shape, look.patches) if images.ndim == 4 else None
+        (mask,) = nan_gradients(look.logits, [last_weights])
+    arrange = look.layouts.of_tokens(number)
     if arrange is None or mask is None:
         raise ValueError(
             f"Expected a transformer whose tokens stand for patches of the image, got {number} tokens for images of "
@@ -171,10 +169,10 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Look:
-    """One forward pass of one image: the layers in the order they finish, the sizes of feature maps, and the logits."""
+    """One forward pass of one image: the layers in the order they finish, the layouts of outputs, and the logits."""
 
     layers: list[_Layer]
-    patches: list[tuple[int, ...]]
+    layouts: Layouts
     logits: Tensor
 
 
@@ -186,11 +184,9 @@ def _look(model: nn.Module, images: Tensor, forward: Forward | None) -> _Look:
     with captured_outputs(model) as outputs:
         logits = connected_logits(run, x, torch.zeros(1, dtype=torch.int64, device=x.device), restart=outputs.clear)
     inner_ids = {id(part) for m in model.modules() if _is_attention(m) for part in m.modules() if part is not m}
-    look = _Look([], [], logits)
+    look = _Look([], Layouts(x), logits)
     for name, module, output in outputs:
-        arrange = None if id(module) in inner_ids else _arrange(module, output.shape, x.shape, look.patches)
-        if arrange is not None and output.ndim == x.ndim:
-            look.patches.append(tuple(arrange(output).shape[2:]))
+        arrange = None if id(module) in inner_ids else look.layouts.arrange(module, output)
         look.layers.append(_Layer(name, module, output, arrange))
     return look
 
@@ -207,77 +203,6 @@ def _is_passive(module: nn.Module) -> bool:
 
 def _is_attention(module: nn.Module) -> bool:
     return "attention" in type(module).__name__.lower()
-
-
-def _arrange(module: nn.Module, shape: torch.Size, image: torch.Size, patches: list[tuple[int, ...]]) -> Arrange | None:
-    """Return a callable that brings an output of this shape to (N, C, *spatial), or None if it has no positions."""
-    if len(shape) == len(image):
-        is_last = _channels_last(module, shape, image)
-        size = shape[1:-1] if is_last else shape[2:]
-        return None if size.numel() < 2 else (_to_channels_first if is_last else _as_it_is)
-    if len(shape) == 3 and len(image) == 4:
-        return _tokens(shape[1], image, patches)
-    return None
-
-
-def _as_it_is(output: Tensor) -> Tensor:
-    return output
-
-
-def _to_channels_first(output: Tensor) -> Tensor:
-    return output.movedim(-1, 1)
-
-
-def _channels_last(module: nn.Module, shape: torch.Size, image: torch.Size) -> bool:
-    """Return whether the last dimension holds the channels, by the layer's type or the proportions of the image."""
-    if isinstance(module, _CHANNELS_FIRST):
-        return False
-    if isinstance(module, nn.LayerNorm):
-        return module.normalized_shape[-1] == shape[-1]  # if not, it is a subclass for channels that come first
-    if len(image) == 3:  # a series: a block of a transformer has norms over the last dimension
-        parts = list(module.modules())
-        keeps_axis = shape[1] == image[2] != shape[2]  # as a linear layer that is given the steps before the channels
-        has_norm = any(isinstance(part, nn.LayerNorm) for part in parts)
-        return has_norm or (keeps_axis and not any(isinstance(part, _CHANNELS_FIRST) for part in parts))
-    return len(image) == 4 and _distortion(shape[1:3], image) < _distortion(shape[2:], image)
-
-
-def _distortion(size: torch.Size, image: torch.Size) -> float:
-    """Return how far the ratio of two sides is from that of the image, as the absolute logarithm of their quotient."""
-    return abs(math.log(size[0] / size[1] * image[3] / image[2]))
-
-
-def _tokens(number: int, image: torch.Size, patches: list[tuple[int, ...]]) -> Arrange | None:
-    """Return a callable that lays tokens out on a grid, or None if no grid fits their number.
-
-    It is the grid of the last feature map of a fitting size. If there is none, it has the proportions of the image.
-    """
-    grids = [size for size in patches if 0 <= number - math.prod(size) <= _MOST_PREFIX_TOKENS]
-    if grids:
-        height, width = grids[-1]
-    else:
-        height = math.isqrt(number * image[2] // image[3])
-        width = height * image[3] // image[2]
-    prefix = number - height * width
-    if not 0 <= prefix <= _MOST_PREFIX_TOKENS or height * width < 2:
-        return None
-
-    def on_the_grid(output: Tensor) -> Tensor:
-        return output[:, prefix:].transpose(1, 2).reshape(len(output), -1, height, width)
-
-    return on_the_grid
-
-
-def _nan_gradients(logits: Tensor, outputs: list[Tensor]) -> list[Tensor | None]:
-    """Return the gradient at each output when NaN is sent back: it is NaN where the logits depend on the output."""
-    differentiable = [output for output in outputs if output.requires_grad]
-    if not logits.requires_grad or not differentiable:
-        return [None] * len(outputs)
-    with torch.autograd.set_detect_anomaly(False):  # it would stop at NaN
-        gradients = iter(
-            torch.autograd.grad(logits, differentiable, torch.full_like(logits, torch.nan), allow_unused=True)
-        )
-    return [next(gradients) if output.requires_grad else None for output in outputs]
 
 
 def _positions(gradient: Tensor) -> int:
