@@ -209,7 +209,7 @@ def test_the_main_head_is_recorded_and_weights_are_bit_identical(
     monitor = TrainingDynamicsMonitor(history=False)
     module = fit_undisturbed(tmp_path, monitor, model, max_epochs=2)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
-    which = "that was recorded before" if model is WarmsUp else "whose output the network returns in evaluation mode"
+    which = "that was recorded before" if model is WarmsUp else "whose output the network returns"
     assert f"of 2 losses in the step, that of the head {which}" in said[-1]
 
 

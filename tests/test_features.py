@@ -24,7 +24,8 @@ from dynalens.features import FeatureRows, position_mean
 from dynalens.logs.projector import chosen_samples
 from dynalens.pictures import Thumbnails
 from dynalens.suspicion import neighbour_scores
-from training import Classifier, K, N, fit, images, indices_of, labels, loader
+from test_losses import assert_equals_the_definitions
+from training import Classifier, K, N, fit, fit_undisturbed, images, indices_of, labels, loader
 
 BF16 = torch.bfloat16
 
@@ -332,6 +333,33 @@ class Signals(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Changes(Classifier):
+    """From the second epoch on, a layer is left out, gives other numbers of values, or one for the whole batch."""
+
+    def __init__(self, later: Callable[[Tensor], Tensor] | None) -> None:
+        super().__init__()
+        self.later, self.mix = later, nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = x.flatten(1)
+        if self.current_epoch and self.later is not None:
+            features = self.later(features)
+        if not self.current_epoch or self.later is not None:
+            self.mix(features)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "later", [None, lambda x: x[:, :8], lambda x: x.sum(), lambda x: x[:1]], ids=["none", "narrow", "number", "row"]
+)
+def test_later_steps_without_features_end_no_training(tmp_path: Path, later: Callable[[Tensor], Tensor] | None) -> None:
+    monitor = TrainingDynamicsMonitor(features="mix")
+    with pytest.warns(UserWarning, match="`features`, so training goes on without those of other steps") as said:
+        module = fit_undisturbed(tmp_path, monitor, lambda: Changes(later), max_epochs=2)
+    assert len([each for each in said if "goes on without" in str(each.message)]) == 1
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
 
 
 def test_mistakes_are_said_in_the_first_batch(tmp_path: Path) -> None:

@@ -104,19 +104,23 @@ class Remembers(Classifier):
         return self.loss(self.net[3](features), y)
 
 
-def test_a_fit_logs_the_noise_of_each_epoch(tmp_path: Path) -> None:
-    model = Remembers()
-    logger = TensorBoardLogger(tmp_path, name="", version="")
-    fit(tmp_path, TrainingDynamicsMonitor(gradient_noise=True), model=model, logger=logger, max_epochs=1)
+def assert_logged(folder: Path, model: Remembers) -> None:
     noise = GradientNoise()
     layer = nn.Linear(64, 3)
     for weights, (features, targets) in zip(model.weights, model.steps, strict=True):
         layer.load_state_dict(weights)
         noise.update(features, layer(features), targets)
-    events = EventAccumulator(str(tmp_path))
+    events = EventAccumulator(str(folder))
     events.Reload()
     for name, value in noise.end_epoch().items():
         assert events.Scalars(f"dynalens/dynamics/{name}")[0].value == pytest.approx(value, rel=1e-4)
+
+
+def test_a_fit_logs_the_noise_of_each_epoch(tmp_path: Path) -> None:
+    model = Remembers()
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    fit(tmp_path, TrainingDynamicsMonitor(gradient_noise=True), model=model, logger=logger, max_epochs=1)
+    assert_logged(tmp_path, model)
     assert not model.net[3]._forward_hooks
 
 
@@ -184,3 +188,21 @@ def test_a_layer_that_does_not_give_the_logits_is_refused_at_once(
 ) -> None:
     with pytest.raises(error, match=message):
         fit(tmp_path, TrainingDynamicsMonitor(gradient_noise=name), model=model(), max_epochs=1)
+
+
+class DoubledLater(Remembers):
+    """The loss gets other logits than the layer gives in one of the later steps."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx != 4:
+            return super().training_step(batch, batch_idx)
+        x, y = batch
+        return self.loss(2 * self.net(x / 22), y)
+
+
+def test_later_steps_whose_logits_are_not_the_layers_are_left_out_of_the_noise(tmp_path: Path) -> None:
+    model = DoubledLater()
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    with pytest.warns(UserWarning, match="left out of the gradient noise, training goes on.* had logits that are not"):
+        fit(tmp_path, TrainingDynamicsMonitor(gradient_noise=True), model=model, logger=logger, max_epochs=1)
+    assert_logged(tmp_path, model)

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 from dynalens import CaptureError, SampleIdentityError, TrainingDynamicsMonitor, load_record
 from test_loss_of_labels import FixMatch, two_loaders
 from test_losses import assert_equals_the_definitions
-from test_several_losses import AdversaryFirst, TwoNetworks
+from test_several_losses import AdversaryFirst, InTurn, TwoNetworks
 from training import Classifier, K, N, fit, fit_undisturbed, loader
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -152,6 +152,13 @@ class Alone(TwoNetworks):
         optimizers[0].step()
 
 
+class AnotherNetwork(InTurn):
+    """The second epoch trains another network, as of a student after its teacher."""
+
+    def is_second(self, batch_idx: int) -> bool:
+        return self.current_epoch == 1
+
+
 class Adversary(Alone, AdversaryFirst):
     """Both losses have the logits of one last layer."""
 
@@ -162,8 +169,8 @@ class Adversary(Alone, AdversaryFirst):
 
 
 MODELS = [
-    Mixup, MixupInTheFirstEpoch, Distilled, EveryOther, SecondView, Adversary, Corrects, CorrectsByMask,
-    CorrectsByIndex, CorrectsOneOfEach, CorrectsConverted, CutMix,
+    Mixup, MixupInTheFirstEpoch, Distilled, EveryOther, SecondView, Adversary, AnotherNetwork, Corrects,
+    CorrectsByMask, CorrectsByIndex, CorrectsOneOfEach, CorrectsConverted, CutMix,
     CutMixInTheMiddle, SoftMixup,
 ]  # fmt: skip
 

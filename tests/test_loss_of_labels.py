@@ -319,6 +319,18 @@ class AuxiliaryHeadOfCopies(AuxiliaryHead):
         return torch.tensor(y.tolist())
 
 
+class AuxiliaryHeadBesidePart(AuxiliaryHead):
+    """Neither logits are what ``forward`` returned."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x) * 1
+        return out
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        return self.loss(self.net(x / N), y) + self.loss(self.head(self.net[:3](x / N)), y)
+
+
 class AuxiliaryHeadInAnotherOrder(AuxiliaryHead):
     def second_labels(self, y: Tensor) -> Tensor:
         return torch.tensor(y.tolist()[::-1])
@@ -351,7 +363,7 @@ class ConditionalGenerator(ByHand):
     "model",
     [
         MixedByNumpy, MixedAndSharpened, MixedAndSliced, MixedAndChosen, MixedAndSmoothed, MixedByRow,
-        MixedByRowOfTwoClasses, AuxiliaryHead, AuxiliaryHeadOfCopies, AuxiliaryHeadOfCoarseLabels, SmoothedHead,
+        MixedByRowOfTwoClasses, AuxiliaryHeadBesidePart, AuxiliaryHeadOfCoarseLabels, SmoothedHead,
         ConditionalGenerator,
     ],
 )  # fmt: skip

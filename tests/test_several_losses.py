@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from dynalens import CaptureError, TrainingDynamicsMonitor
 from test_losses import assert_equals_the_definitions, own_loss
@@ -354,13 +355,48 @@ class AdversaryFirst(TwoNetworks):
         return -self.loss(self(x / N + self.second(x / N).tanh()), y)
 
 
-class PartOfTheOther(TwoNetworks):
-    """Each network is trained on half of the rows."""
+class ForwardOfNeither(TwoNetworks):
+    """Both networks are called by their own names."""
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         x, y = batch
-        self.manual_backward(self.second_loss(x[:3], y[:3]))
-        self.manual_backward(self.loss(self(x[3:] / N), y[3:]))
+        self.manual_backward(self.second_loss(x, y))
+        self.manual_backward(self.remembered_of_net(x, y))
+
+    def remembered_of_net(self, x: Tensor, y: Tensor) -> Tensor:
+        logits = self.net(x / N)
+        self.remember(x, logits, y)
+        return self.loss(logits, y)
+
+
+class PartOfTheOther(TwoNetworks):
+    """Each network is trained on a part of the rows."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        self.manual_backward(self.second_loss(x[:2], y[:2]))
+        self.manual_backward(self.loss(self(x[2:] / N), y[2:]))
+
+
+class ProbeBesideOwnLoss(TwoNetworks):
+    """Of a probe, torch's loss is called. The classifier is trained on a loss of one's own, in the same pass or not."""
+
+    def second_loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(self.second(x / N), y)
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return own_loss(logits, y)
+
+
+class ProbeInOnePass(ProbeBesideOwnLoss):
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        self.manual_backward(self.second_loss(x, y) + self.remembered(x / N, x, y))
+
+
+class ProbeBesideOneHot(ProbeInOnePass):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return -(F.one_hot(y, K) * logits.log_softmax(1)).sum(1).mean()
 
 
 class PartsTwice(PartsByHand):
@@ -379,7 +415,7 @@ class OverlappingParts(Classifier):
     "model",
     [
         AttackByBackward, AttackByBackwardOnOwnLoss, CleanAndAttacked, InnerAndOuter, PartsTwice, OverlappingParts,
-        OfFirstOrder, OfSecondOrder, UpdatesInside, TwoNetworks, ClassifierFirst, AdversaryFirst, PartOfTheOther,
+        OfFirstOrder, OfSecondOrder, UpdatesInside, AdversaryFirst, PartOfTheOther, ForwardOfNeither,
         TwoNetworksOfOwnLosses,
     ],
 )  # fmt: skip
@@ -389,6 +425,115 @@ def test_two_losses_of_one_sample_are_an_error_in_the_first_batch(tmp_path: Path
         fit(tmp_path, monitor, model=model(), data=lambda: loader(batch_size=6), limit_train_batches=1, max_epochs=1)
 
 
+@pytest.mark.parametrize("model", [ProbeBesideOwnLoss, ProbeInOnePass, ProbeBesideOneHot])
+def test_a_loss_of_ones_own_on_the_labels_of_another_network_is_an_error_in_the_first_batch(
+    tmp_path: Path, model: type[Classifier]
+) -> None:
+    with pytest.raises(CaptureError, match=r"got 1: cross_entropy of .*; and one of another kind"):
+        fit(tmp_path, TrainingDynamicsMonitor(history=False), model=model(), limit_train_batches=1, max_epochs=1)
+
+
+class InTurn(TwoNetworks):
+    """The probe is trained in every other step."""
+
+    def is_second(self, batch_idx: int) -> bool:
+        return batch_idx % 2 == 1
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        i = int(self.is_second(batch_idx))
+        self.zero_grad()
+        self.manual_backward(self.second_loss(x, y) if i else self.remembered(x / N, x, y))
+        optimizers: Any = self.optimizers()
+        optimizers[i].step()
+
+
+class OwnLossesInTurn(InTurn):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return own_loss(logits, y)
+
+
+@pytest.mark.parametrize("model", [InTurn, OwnLossesInTurn])
+def test_two_networks_that_are_trained_in_turn_are_an_error_in_the_first_steps(
+    tmp_path: Path, model: type[Classifier]
+) -> None:
+    with pytest.raises(CaptureError, match="Expected all steps to train one network on the labels"):
+        fit(tmp_path, TrainingDynamicsMonitor(history=False), model=model(), limit_train_batches=2, max_epochs=1)
+
+
+class HeadOfEachTask(Classifier):
+    """Samples of even and odd batches have heads of their own. Both heads share the network before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other_head = nn.Linear(64, K)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        features = self.net[:3](x / N)
+        logits = self.net[3](features) if batch_idx % 2 else self.other_head(features)
+        self.remember(x, logits, y)
+        return self.loss(logits, y)
+
+
+class HeadOfEachTaskBehindCheckpoint(HeadOfEachTask):
+    """An activation checkpoint hides what the heads share."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        features = checkpoint(self.net[:3], (x / N).requires_grad_(), use_reentrant=True)
+        logits = self.net[3](features) if batch_idx % 2 else self.other_head(features)
+        self.remember(x, logits, y)
+        return self.loss(logits, y)
+
+
+class BesideAuxiliaryHead(Classifier):
+    """An auxiliary head that ``forward`` does not return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = nn.Linear(64, K)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = self.auxiliary_loss(self.auxiliary(self.net[:3](x / N)), y)
+        return loss + torch.as_tensor(super().training_step(batch, batch_idx))
+
+    def auxiliary_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return self.loss(logits, y)
+
+
+class BesideOwnLoss(BesideAuxiliaryHead):
+    def auxiliary_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return own_loss(logits, y)
+
+
+class BesideOwnLossOfOtherTargets(BesideAuxiliaryHead):
+    """``forward`` returns neither logits, but the other loss has other targets."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = super().forward(x) / 2
+        return out
+
+    def auxiliary_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return own_loss(logits, torch.arange(len(y)) % K)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        TwoNetworks, ClassifierFirst, BesideAuxiliaryHead, BesideOwnLoss, BesideOwnLossOfOtherTargets, HeadOfEachTask,
+        HeadOfEachTaskBehindCheckpoint,
+    ],
+)  # fmt: skip
+def test_the_network_that_forward_returns_is_recorded_beside_others_and_so_are_heads_of_tasks(
+    tmp_path: Path, model: type[Classifier]
+) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit_undisturbed(tmp_path, monitor, model, max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
 class ReturnsTheClassifiers(TwoNetworks):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         super().training_step(batch, batch_idx)
@@ -396,9 +541,22 @@ class ReturnsTheClassifiers(TwoNetworks):
         return {"loss": self.loss(logits, batch[1]), "logits": logits, "targets": batch[1]}
 
 
+class InTurnWithoutGradients(InTurn):
+    def second_loss(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.net(x / N)
+        return super().second_loss(x, y)
+
+
 @pytest.mark.parametrize(
     ("model", "capture"),
-    [(ReturnsTheClassifiers, "auto"), (TwoNetworks, "module:net"), (ClassifierFirst, "module:net")],
+    [
+        (ReturnsTheClassifiers, "auto"),
+        (TwoNetworks, "module:net"),
+        (ForwardOfNeither, "module:net"),
+        (InTurn, "module:net"),
+        (InTurnWithoutGradients, "module:net"),
+    ],
 )
 def test_the_network_that_is_named_or_returned_is_recorded_beside_another(
     tmp_path: Path, model: type[Classifier], capture: Any

@@ -1,5 +1,6 @@
 """The inputs of the last layer in each training step, for the noise of its gradients: Lightning hooks become calls."""
 
+import math
 from contextlib import ExitStack
 from typing import Any
 
@@ -84,6 +85,7 @@ class LastLayer:
         if not self._has_begun:
             self._check_same()  # the only time that a step waits for the device
             self._has_begun = True
+        logits = logits.masked_fill(~is_same, math.nan)  # a step that is not finite is left out
         try:
             self._noise.update(features, logits, targets, bias=self._layer.bias is not None)
         except Exception as error:  # noqa: BLE001  # such as a full device: the training needs no noise
@@ -130,14 +132,11 @@ class LastLayer:
             )
 
     def end_epoch(self, processes: Processes) -> dict[str, float]:
-        """Return the epoch's noise; all processes have to call it.
-
-        Raises:
-            CaptureError: If a step's logits were not those of the layer.
-        """
+        """Return the epoch's noise; all processes have to call it."""
         if self._layer is None:
             return {}
-        processes.run_in_all(self._check_same)
+        if self._is_same is not None and not self._is_same.item():
+            self._leave_out("logits that are not the layer's")
         self._is_same = None
         return self._noise.end_epoch(processes.gather)
 

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynalens.dynamics import Array
 from dynalens.features import FeatureRows, position_mean
@@ -40,6 +40,7 @@ class LayerFeatures:
         self._step = ExitStack()
         self._calls: LayerCalls | None = None
         self._losses: list[Any] = []
+        self._error: ValueError | None = None
 
     def check(self, model: Any) -> None:
         """Raise a ValueError if the model has no such layer."""
@@ -56,8 +57,16 @@ class LayerFeatures:
         if self.name is not None:
             self._step.close()
             layer = module_named(model, self.name, argument="features")
-            watch = layer_calls(layer, functools.partial(position_mean, layer), mark=source_of)
-            self._calls, self._losses = self._step.enter_context(watch), []
+            watch = layer_calls(layer, functools.partial(self._mean_of, layer), mark=source_of)
+            self._calls, self._losses, self._error = self._step.enter_context(watch), [], None
+
+    def _mean_of(self, layer: nn.Module, output: Tensor) -> Any:
+        """Return the mean over positions; None if there is none, as this runs in the middle of the user's step."""
+        try:
+            return position_mean(layer, output)
+        except ValueError as error:
+            self._error = error
+            return None
 
     def before_backward(self, loss: Tensor, *, is_only: bool) -> None:
         """A loss is known. If it is the step's only one, what runs from now on is not the step's forward pass."""
@@ -79,13 +88,16 @@ class LayerFeatures:
             views: Number of rows per sample, one view of all samples after another.
 
         Raises:
-            ValueError: If several calls lead to the logits, and they are neither views nor parts of the batch.
+            ValueError: If several calls lead to the logits, and they are neither views nor parts of the batch, or if
+                the output has no mean over positions.
             RuntimeError: If the layer did not run.
         """
         self.close()
         calls, self._calls = self._calls, None
         if calls is None:
             return None
+        if self._error is not None:
+            raise self._error
         calls_behind = calls.leading_to(nodes or self._losses)
         lengths = {len(call.value) for call in calls_behind}
         are_views = len(calls_behind) == views and lengths == {samples // views}

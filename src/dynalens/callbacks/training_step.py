@@ -49,7 +49,7 @@ class TrainingStep:
         self._capture, self._pairs = StepCapture(capture), ClaimedPairs()
         self.rows = StepRows(identity)
         self.units: tuple[str, Tensor] | None = None
-        self.misses = self._told_of_miss = self._has_epoch = False
+        self.misses = self._told_of_miss = self._told_of_features = self._has_epoch = False
 
     def install(self, trainer: Any, pl_module: Any) -> None:
         """A fit begins: install what must be in place before the first loader is made."""
@@ -57,7 +57,7 @@ class TrainingStep:
         self._pairs = ClaimedPairs()
         self.rows.begin(trainer)
         self._identity.install(trainer)
-        self._is_first_step, self._told_of_miss, self._has_epoch = True, False, False
+        self._is_first_step, self._told_of_miss, self._told_of_features, self._has_epoch = True, False, False, False
 
     def begin_epoch(self) -> None:
         """An epoch begins."""
@@ -164,7 +164,20 @@ class TrainingStep:
             )
 
     def keep_features(self, presentation: Presentation, num_samples: int) -> None:
-        """Keep the layer's output for the samples of the step, in a record of this length."""
+        """Keep the layer's output for the samples of the step, in a record of this length.
+
+        If a step after the first ones has none, training goes on, with one warning.
+        """
+        try:
+            self._keep_features(presentation, num_samples)
+        except Exception as error:
+            if not self.rows.confirms:
+                raise
+            if not self._told_of_features:
+                self._told_of_features = True
+                warn(f"{error} The first steps had `features`, so training goes on without those of other steps.")
+
+    def _keep_features(self, presentation: Presentation, num_samples: int) -> None:
         features = self._features.of_step(presentation.nodes, len(presentation.targets), self._views)
         if features is not None:
             rows = self.rows.rows_of_inputs(len(features.values) // self._views, [call.mark for call in features.calls])

@@ -9,6 +9,10 @@ REMEDY = (
     "Return a dict with `loss`, `logits` and `targets` from `training_step`, or pass `capture=` with a "
     "callable(outputs, batch) -> (logits, targets), or with 'module:<name>' of the layer that gives the logits."
 )
+ANOTHER_NETWORK = (
+    "Expected all steps to train one network on the labels, got a step with the logits of another network, as if two "
+    "were trained in turn."
+)
 _FEW_SHOT = (
     " If these are losses of tasks that each number their classes anew, as in few-shot learning, no logits are those "
     "of the same classes in all steps: leave the monitor out."

@@ -15,9 +15,11 @@ from torch import Tensor
 from dynalens.capture.batch import CaptureError, label_vectors, labels_of
 from dynalens.capture.entries import Path, entry_at, leaves
 from dynalens.capture.graph import SIGMOID, Activation, LossGraph, Node, look_behind, pull
+from dynalens.capture.loss_tap import LossCall
+from dynalens.capture.losses import leads_to
 from dynalens.capture.masked_rows import MaskedRows
 from dynalens.capture.merging import RowsOf
-from dynalens.capture.parameters import are_of_one_network
+from dynalens.capture.parameters import are_of_one_network, weights_before, weights_behind
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import NOT_A_CLASS
 
@@ -45,6 +47,8 @@ class ObservedLoss:
     def __init__(self) -> None:
         self.passes = 0
         """Number of losses in this step that were computed from probabilities."""
+        self.has_another = False
+        """Whether another network trains on the labels of torch's losses in this step."""
         self._graph: LossGraph | None = None
         self._pull: Tensor | None = None
         self._masked: MaskedRows | None = None
@@ -80,6 +84,18 @@ class ObservedLoss:
         if any(_are_one_index(*pair, waits=self._known_kinds is None) for pair in pairs):
             self.passes = 2
 
+    def look_beside(self, loss: Tensor, calls: Sequence[LossCall]) -> None:
+        """Look for another loss beside those of torch that were called: of the same labels, by another last layer."""
+        graph, known_layers = look_behind(loss, {}), {weights_before(call.logits) for call in calls}
+        others = [each for each in graph.activations if weights_behind(each.node) not in known_layers]
+        num_calls = len(leads_to(loss, calls))  # each of them keeps its targets
+        for activation, targets in itertools.product(others, [call.targets.flatten() for call in calls]):
+            classes = activation.logits.shape[1] if activation.logits.ndim == 2 else 1
+            if targets.is_floating_point() or len(targets) * classes != activation.logits.numel():
+                continue
+            comparisons = (_comparison(each, targets, classes, FixedLevels()) for each in graph.constants)
+            self.has_another |= sum(bool(each.agrees.all()) for each in comparisons) > num_calls
+
     def is_counted(self, logits: Tensor, targets: Tensor) -> Tensor | None:
         """Return which targets the step trained on, bool, in the shape of the targets; None if all."""
         return None if self._masked is None else self._masked.is_counted(logits, targets)
@@ -89,7 +105,7 @@ class ObservedLoss:
         if self._masked is not None:
             self._masked.close()
         self._graph = self._pull = self._masked = None
-        self.passes = 0
+        self.passes, self.has_another = 0, False
 
     def followed_constant(self, rows_of: RowsOf) -> Tensor | None:
         """Return a constant of the loss that was traced to selected or reordered rows of the batch.

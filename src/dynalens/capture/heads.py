@@ -1,4 +1,4 @@
-"""Which of several heads of a network is the main one: told by what the network returns in evaluation mode."""
+"""Which of several heads is the main one: told by what the network returns in evaluation mode, or by ``forward``."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -34,11 +34,14 @@ class Heads:
     main head alone in evaluation mode. So the main head is the one with the parameters that give the logits in
     evaluation mode, which takes one more forward pass, in the first step alone. In later steps it is the one with the
     same parameters.
+
+    Of several networks, as a classifier and a probe, it is the one whose logits the module's own ``forward`` returned.
     """
 
     def __init__(self) -> None:
         self._model: nn.Module | None = None
         self._calls: list[_Call] = []
+        self._own_outputs: set[Node] = set()
         self._weights = Weights()
         self._watching = ExitStack()
 
@@ -55,7 +58,7 @@ class Heads:
     def forget(self) -> None:
         """Drop what the step computed."""
         self.stop()
-        self._model, self._calls = None, []
+        self._model, self._calls, self._own_outputs = None, [], set()
 
     def note_weights(self, call: LossCall) -> None:
         """Remember the parameters that gave the logits of the loss that the first step is recorded by."""
@@ -70,8 +73,10 @@ class Heads:
         same_targets = all(
             call.name == first_call.name and _are_same(call.targets, first_call.targets) for call in other_calls
         )
-        weights = self._evaluation_weights([call.logits for call in calls]) if same_targets else Weights()
-        return _only_call_with(calls, weights)
+        if not same_targets:
+            return None
+        logits = [call.logits for call in calls]
+        return _only_call_with(calls, self._evaluation_weights(logits) or self._own_weights(logits))
 
     def with_known_weights(self, calls: Sequence[LossCall]) -> LossCall | None:
         """Return the loss whose logits come from the same parameters as in the first step.
@@ -83,10 +88,12 @@ class Heads:
     def _observe(self, module: nn.Module, arguments: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or in_backward():
             return
-        if torch.is_grad_enabled() and len(self._calls) < _MOST_CALLS:
+        if torch.is_grad_enabled():
             with suppress(Exception):  # in the middle of the user's forward pass, which must go on
+                if module is self._model:
+                    self._own_outputs.update(_sources(output))
                 heads = _heads_of(output)
-                if len(heads) > 1:
+                if len(heads) > 1 and len(self._calls) < _MOST_CALLS:
                     args, kwargs = arguments
                     self._calls.append(_Call(module, args, kwargs, heads))
 
@@ -104,11 +111,25 @@ class Heads:
                     return weights_before(output) if isinstance(output, Tensor) else Weights()
         return Weights()
 
+    def have_returned(self, logits: Tensor) -> bool:
+        """Return whether ``forward`` of the module returned these logits."""
+        return source_of(logits)[0] in self._own_outputs
+
+    def _own_weights(self, logits: Sequence[Tensor]) -> Weights:
+        """Return the parameters behind the logits that ``forward`` of the module returned, if they gave these alone."""
+        own_logits = [values for values in logits if self.have_returned(values)]
+        are_parameters = all(weights_before(values) for values in logits)  # an inner update makes others
+        return weights_before(own_logits[0]) if len(own_logits) == 1 and are_parameters else Weights()
+
 
 def _heads_of(output: Any) -> list[Node]:
     """Return the operations that gave the outputs of a network with several. They may also stand in one stack."""
     if isinstance(output, Tensor):
         return entries_of(output.grad_fn)
+    return _sources(output)
+
+
+def _sources(output: Any) -> list[Node]:
     return [source_of(leaf)[0] for _, leaf in leaves(output) if leaf.grad_fn is not None]
 
 

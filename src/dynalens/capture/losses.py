@@ -10,12 +10,8 @@ from torch import Tensor, nn
 
 from dynalens.capture.graph import Node, have_same_origin
 from dynalens.capture.loss_tap import LossCall
-from dynalens.capture.parameters import LEAF, updates_before, weights_before
+from dynalens.capture.parameters import HIDING, LEAF, updates_before, weights_before
 from dynalens.observation import nodes_behind
-
-_HIDING = "CheckpointFunctionBackward"
-"""torch's operation for activation checkpoints. The parameters behind it are not in the graph."""
-
 
 _MOST_KINDS = 3
 """Of how many kinds of losses or operations an error speaks: more say no more."""
@@ -51,7 +47,7 @@ def reach(values: Tensor, *, fully: bool, running: bool = False) -> Reach:
     parameters = inputs = is_returned = False
     for node in _end_nodes(values):
         goes = _goes_to(node) if running else "kept"
-        is_parameter = node.name() == _HIDING or isinstance(node.variable, nn.Parameter)
+        is_parameter = node.name() == HIDING or isinstance(node.variable, nn.Parameter)
         parameters |= is_parameter and bool(goes)
         inputs |= not is_parameter and bool(goes)
         is_returned |= is_parameter and goes == "returned"
@@ -211,7 +207,7 @@ class StepLosses:
 
 def _end_nodes(values: Tensor) -> Iterator[Node]:
     nodes = nodes_behind([torch.autograd.graph.get_gradient_edge(values).node])
-    return (node for node in nodes if node.name() in (LEAF, _HIDING))
+    return (node for node in nodes if node.name() in (LEAF, HIDING))
 
 
 def _goes_to(node: Node) -> str:

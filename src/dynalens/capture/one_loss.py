@@ -16,7 +16,7 @@ Choose = Callable[[Sequence[LossCall]], LossCall | None]
 
 
 _OF_LABELS = "the one with the labels of the batch"
-_MAIN = "that of the head whose output the network returns in evaluation mode"
+_MAIN = "that of the head whose output the network returns"
 _AS_BEFORE = "that of the head that was recorded before"
 
 
@@ -56,6 +56,10 @@ class OneLoss:
         """Drop what the step computed."""
         self.choice = []
         self._heads.forget()
+
+    def is_returned(self, call: LossCall) -> bool:
+        """Return whether the module's own ``forward`` returned the logits of a loss of the first step."""
+        return self._heads.have_returned(call.logits)
 
     def loss_of_step(self, losses: StepLosses, rows_of: RowsOf, choose: Choose, *, first_step: bool) -> LossCall | None:
         """Return the loss that the step is recorded by; None if several may be meant."""

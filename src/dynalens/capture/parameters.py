@@ -10,6 +10,8 @@ from dynalens.capture.graph import NETWORK, Node, source_of
 from dynalens.observation import nodes_behind
 
 LEAF = "torch::autograd::AccumulateGrad"
+HIDING = "CheckpointFunctionBackward"
+"""torch's operation for activation checkpoints. The parameters behind it are not in the graph."""
 Weights = frozenset[int]
 """A set of parameters, by their ``id``."""
 
@@ -55,13 +57,48 @@ def are_of_one_network(tensors: Iterable[Tensor]) -> bool:
         >>> are_of_one_network([head(body(x)), head(body(2 * x))]), are_of_one_network([head(body(x)), head(x)])
         (True, False)
     """
-    return len({_all_weights(tensor) for tensor in tensors}) == 1
+    return len({_all_weights([torch.autograd.graph.get_gradient_edge(tensor).node])[0] for tensor in tensors}) == 1
 
 
-def _all_weights(values: Tensor) -> Weights:
-    nodes: Iterator[Any] = nodes_behind([torch.autograd.graph.get_gradient_edge(values).node])
-    leaves = (node.variable for node in nodes if node.name() == LEAF)
-    return Weights(id(leaf) for leaf in leaves if isinstance(leaf, nn.Parameter))
+class KnownNetwork:
+    """The network that gave the logits of the steps so far, known by its parameters.
+
+    A network may have several heads, for instance one for each task. Another network shares no parameter with it.
+    """
+
+    def __init__(self) -> None:
+        self._last_layers: set[Weights] = set()
+        self._weights = Weights()
+
+    def gave(self, nodes: Iterable[Node]) -> bool:
+        """Return whether these operations belong to it, and remember their parameters. The first ones do.
+
+        Example:
+            >>> body, head, other = (torch.nn.Linear(2, 2) for _ in range(3))
+            >>> x, network = torch.ones(1, 2), KnownNetwork()
+            >>> [network.gave([values.grad_fn]) for values in (head(body(x)), other(body(x)), other(x), x @ x.T)]
+            [True, True, True, True]
+            >>> network.gave([torch.nn.Linear(2, 2)(x).grad_fn])
+            False
+        """
+        nodes = list(nodes)
+        last_layers = Weights().union(*map(weights_behind, nodes))
+        if last_layers in self._last_layers:  # as in nearly all steps
+            return True
+        weights, are_all = _all_weights(nodes)
+        if are_all and weights and self._weights and not weights & self._weights:
+            return False
+        self._last_layers.add(last_layers)
+        self._weights |= weights
+        return True
+
+
+def _all_weights(nodes: Iterable[Node]) -> tuple[Weights, bool]:
+    """Return the parameters in a graph, and whether no activation checkpoint hides further ones."""
+    ends = [node for node in nodes_behind(nodes) if node.name() in (LEAF, HIDING)]
+    leaves = [getattr(node, "variable", None) for node in ends]
+    weights = Weights(id(leaf) for leaf in leaves if isinstance(leaf, nn.Parameter))
+    return weights, all(node.name() == LEAF for node in ends)
 
 
 def _last_parameters(node: Node) -> Iterator[nn.Parameter]:

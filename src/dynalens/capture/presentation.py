@@ -1,8 +1,10 @@
 """What a training step computed its loss with, however it was found."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from dynalens.capture.graph import Activation, Node, chooses_rows
@@ -90,3 +92,11 @@ def presentation_of_units(
         presentation,
         loss_mask=mask,
     )
+
+
+@functools.lru_cache(maxsize=64)  # the same text at every step
+def source_of_loss(name: str, shape: torch.Size, *, logarithm: bool) -> str:
+    """Return where the logits and targets of a loss were found, in words."""
+    kind = "log-probabilities, whose margins are those of the logits: " if name == "nll_loss" else ""
+    kind = "logarithm of the probabilities, no log-probabilities, that were the " if logarithm else kind
+    return f"logits: {kind}input of {name} {list(shape)}; targets: its argument"

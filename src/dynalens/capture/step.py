@@ -1,14 +1,12 @@
 """Find the logits and class indices that a training step used, or raise one error that says why they were not found."""
 
-import functools
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from dynalens.capture.advice import REMEDY, not_one_loss
+from dynalens.capture.advice import ANOTHER_NETWORK, REMEDY, not_one_loss
 from dynalens.capture.batch import CaptureError, holds, labels_beside, summary
 from dynalens.capture.capture_argument import Capture, function_of, layer_name_of
 from dynalens.capture.dense import DenseTargets
@@ -19,12 +17,14 @@ from dynalens.capture.loss_inputs import warn_of_probabilities
 from dynalens.capture.loss_tap import BINARY, NUMBERS_TAP, PROBABILITIES, TAP, DirectImports, LossCall
 from dynalens.capture.losses import StepLosses, calls_in_words, in_few_words, reach
 from dynalens.capture.merging import RowsOf, check_returned, merged_parts
+from dynalens.capture.named_layer import NamedLayer
 from dynalens.capture.one_loss import Choose, OneLoss
-from dynalens.capture.presentation import Presentation, nodes_of_logits, presentation_of_units
+from dynalens.capture.parameters import KnownNetwork
+from dynalens.capture.presentation import Presentation, nodes_of_logits, presentation_of_units, source_of_loss
 from dynalens.capture.regression import BatchTargets
 from dynalens.capture.rows import CapturedRows
 from dynalens.capture.selected_labels import rows_of_selected, with_selection
-from dynalens.observation import LayerCalls, is_compiled, layer_calls, module_named
+from dynalens.observation import is_compiled, module_named
 
 
 class StepCapture:
@@ -59,14 +59,13 @@ class StepCapture:
         self._unknown_steps = 0
         self._needs_mode = True
         self._step = ExitStack()
-        self._layer: LayerCalls | None = None
-        self._backward: list[Node] = []
         self._mode: DirectImports | None = None
         self._begin()
 
     def _begin(self) -> None:
         """Forget what was learned in a fit."""
         self._is_resolved = self.observes = False
+        self._layer = None if self._layer_name is None else NamedLayer(self._layer_name)
         self._rows = CapturedRows()
         self._multi_labels = SeveralLabels(is_fixed=self.capture == "labels")
         self._dense = DenseTargets(multi_label=self.capture == "labels")
@@ -74,7 +73,7 @@ class StepCapture:
         self._targets = BatchTargets()
         self._labels_in_batch = False
         self._class_above_0: Tensor | None = None
-        self._one_loss = OneLoss()
+        self._one_loss, self._network = OneLoss(), KnownNetwork()
 
     def install(self, model: nn.Module) -> None:
         """Begin to listen for losses, or look for the layer that ``capture`` names."""
@@ -101,9 +100,8 @@ class StepCapture:
         self._automatic, self._is_clear = automatic, False
         if self._listens and not self._is_resolved:
             self._one_loss.watch(model)
-        if self._layer_name is not None:
-            layer = module_named(model, self._layer_name, argument="capture")
-            self._layer, self._backward = self._step.enter_context(layer_calls(layer)), []
+        if self._layer is not None:
+            self._layer.start(model)
         # Under a mode every graph would be compiled once more, and break at each operation.
         elif self._listens and self._needs_mode and not is_compiled(model):
             self._mode = self._step.enter_context(DirectImports(self._before_own_backward))
@@ -118,8 +116,7 @@ class StepCapture:
     def _clear(self, automatic: bool | None) -> None:
         self.stop()
         if self._layer is not None:
-            self._step.close()
-            self._layer = None
+            self._layer.close()
         self._observed_loss.forget()
         self._one_loss.forget()
         self._losses.start(automatic, fully=not self._is_resolved)
@@ -131,10 +128,13 @@ class StepCapture:
         If the step begins its backward passes itself, a pass for an attack on its inputs may come first.
         """
         if self._layer is not None and loss is not None:
-            self._backward.append(loss.grad_fn)
+            self._layer.before_backward(loss)
         if not self._armed and self._automatic is False and loss is not None and not self._losses.calls:
             with suppress(RuntimeError):  # as below
                 self._observed_loss.look_again(loss, self._mode.inputs if self._mode else {})
+        if not self._is_resolved and loss is not None and self._losses.calls:
+            with suppress(RuntimeError):  # as below
+                self._observed_loss.look_beside(loss, self._losses.calls)
         if not self._armed or (self._automatic is False and self._losses.calls):
             return
         self._is_trained = True
@@ -187,11 +187,9 @@ class StepCapture:
             if self._has_trained(outputs):
                 presentation = self._find(outputs, batch, part, rows_of, choose)
             if presentation is not None:
-                calls = self._one_loss.choice or self._losses.calls or self._of_numbers.calls
-                nodes = nodes_of_logits(outputs, calls, self._observed_loss.activations)
                 source = presentation.source + self._one_loss.announcement
                 presentation = presentation._replace(
-                    nodes=nodes, source=source, has_other_losses=bool(self._one_loss.choice)
+                    nodes=self._nodes(outputs), source=source, has_other_losses=bool(self._one_loss.choice)
                 )
         finally:
             self._dense.begin_batch(None, None)
@@ -261,8 +259,9 @@ class StepCapture:
         if self._function:
             return self._checked(*with_ignored(*self._function(outputs, batch)), source="logits and targets: `capture`")
         if self._layer is not None:
-            source = f"logits: output of {self._layer_name}; targets: of the batch"
-            output = self._layer_output()
+            source, output = f"logits: output of {self._layer.name}; targets: of the batch", self._layer.output()
+            if output is None:
+                return None
             return self._checked(output, labels_beside(samples, output), source=source)._replace(of_layer=True)
         keys = isinstance(outputs, (dict, Mapping)) and "logits" in outputs and "targets" in outputs
         if self.capture == "outputs" or (self.capture in ("auto", "labels") and keys):
@@ -278,32 +277,35 @@ class StepCapture:
                 check_returned(outputs, self._losses.calls, rows_of)
             tensors = with_ignored(outputs["logits"], outputs["targets"])
             return self._checked(*tensors, source="logits and targets: of the result")
-        if self._losses.calls:
-            return self._from_loss(batch, rows_of, choose)
-        return self._from_numbers(outputs, samples, rows_of) or self._from_graph(samples, rows_of)
+        return self._observed(outputs, batch, samples, rows_of, choose)
 
-    def _layer_output(self) -> Any:
-        assert self._layer is not None
-        calls = self._layer.leading_to(self._backward)
-        if len(calls) == 1:
-            return calls[0].value
-        raise CaptureError(
-            f"Expected `capture` to name a layer that is called once to compute the loss, got {len(calls)} calls "
-            f"of {self._layer_name}. {REMEDY}"
-        )
+    def _observed(self, outputs: Any, batch: Any, samples: Any, rows_of: RowsOf, choose: Choose) -> Presentation:
+        if self._losses.calls:
+            presentation = self._from_loss(batch, rows_of, choose)
+        else:
+            presentation = self._from_numbers(outputs, samples, rows_of) or self._from_graph(samples, rows_of)
+        if not self._network.gave(self._nodes(outputs)):
+            raise CaptureError(f"{ANOTHER_NETWORK} {REMEDY}")
+        return presentation
+
+    def _nodes(self, outputs: Any) -> tuple[Node, ...]:
+        calls = self._one_loss.choice or self._losses.calls or self._of_numbers.calls
+        return nodes_of_logits(outputs, calls, self._observed_loss.activations)
 
     def _from_loss(self, batch: Any, rows_of: RowsOf, choose: Choose) -> Presentation:
         call = self._one_loss.loss_of_step(self._losses, rows_of, choose, first_step=not self._is_resolved)
         if call is None:
             raise self._ambiguous(calls_in_words(self._one_loss.calls))
         if not self._is_resolved:
+            if self._observed_loss.has_another and not self._one_loss.is_returned(call):
+                raise self._ambiguous(f"{calls_in_words(self._losses.calls)}; and one of another kind")
             warn_of_probabilities(call)
         if call.name in BINARY:
             return self._from_binary(call)
         logits, targets = call.logits, call.counted_targets()
         if call.name == "nll_loss":
             logits, targets = self._rows.log_probabilities(logits, targets)
-        source = _loss_source(call.name, logits.shape, logarithm=bool(self._rows.takes_logarithm))
+        source = source_of_loss(call.name, logits.shape, logarithm=bool(self._rows.takes_logarithm))
         loss_mask = call.is_counted()
         if self._dense.are_samples(logits, targets):
             logits = logits.detach()
@@ -317,7 +319,7 @@ class StepCapture:
 
     def _from_binary(self, call: LossCall) -> Presentation:
         logits = log_odds(call.logits) if call.name == PROBABILITIES else call.logits
-        source = _loss_source(call.name, call.logits.shape, logarithm=False)
+        source = source_of_loss(call.name, call.logits.shape, logarithm=False)
         rows = rows_of_selected(call._replace(logits=logits)) or (logits, call.targets, call.is_counted())
         return self._checked(*rows, source=source)
 
@@ -385,13 +387,6 @@ class StepCapture:
             return
         above_0 = (targets != 0).any()
         self._class_above_0 = above_0 if self._class_above_0 is None else self._class_above_0 | above_0
-
-
-@functools.lru_cache(maxsize=64)  # the same text at every step
-def _loss_source(name: str, shape: torch.Size, *, logarithm: bool) -> str:
-    kind = "log-probabilities, whose margins are those of the logits: " if name == "nll_loss" else ""
-    kind = "logarithm of the probabilities, no log-probabilities, that were the " if logarithm else kind
-    return f"logits: {kind}input of {name} {list(shape)}; targets: its argument"
 
 
 def _as_tensor(labels: Any) -> Tensor:

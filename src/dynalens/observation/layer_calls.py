@@ -38,6 +38,11 @@ class LayerCalls:
         """Add a call."""
         (self._calls_with_gradient if torch.is_grad_enabled() else self._other_calls).append(call)
 
+    @property
+    def have_gradients(self) -> bool:
+        """Whether the layer has run while gradients were followed."""
+        return bool(self._calls_with_gradient)
+
     def leading_to(self, nodes: Iterable[Node]) -> list[LayerCall]:
         """Return the calls that something was computed from, in their order.
 
