@@ -150,6 +150,27 @@ def test_pooling_takes_the_mean_over_positions() -> None:
         position_mean(nn.ReLU(), torch.zeros(3))
 
 
+class Residual(nn.Module):
+    """The parts of a block of a ConvNeXt, whose last linear layer has channels last. Its output has them first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.linear = nn.Conv2d(5, 5, 3), nn.LayerNorm(5), nn.Linear(20, 5)
+
+
+def test_pooling_knows_channels_that_come_last() -> None:
+    x = torch.arange(210.0).view(2, 5, 3, 7)
+    for last in (nn.LayerNorm(5), nn.Sequential(nn.Linear(9, 5), nn.GELU()), nn.Sequential(nn.LayerNorm(5), nn.ReLU())):
+        torch.testing.assert_close(position_mean(last, x.permute(0, 2, 3, 1)), x.mean((2, 3)))
+    for first in (Residual(), nn.Sequential(nn.LayerNorm(20), nn.Conv2d(20, 5, 1)), nn.LayerNorm([5, 3, 7])):
+        torch.testing.assert_close(position_mean(first, x), x.mean((2, 3)))
+    series = x.flatten(2)
+    torch.testing.assert_close(
+        position_mean(nn.Sequential(nn.LayerNorm(5), nn.Conv1d(5, 5, 1)), series), series.mean(2)
+    )
+    torch.testing.assert_close(position_mean(Residual(), series), series.mean(2))
+
+
 def test_the_last_row_of_a_sample_counts() -> None:
     rows = FeatureRows()
     rows.update(torch.tensor([1, 0, 1]), torch.tensor([[1.0], [2.0], [3.0]]), 3)

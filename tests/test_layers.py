@@ -51,6 +51,31 @@ def test_maps_are_those_of_evaluation_mode_and_the_model_is_as_before() -> None:
         feature_maps(model, x, "nrm")
 
 
+class WithChannelsLast(nn.Module):
+    """The same network as ``first``, with channels last from its convolution on."""
+
+    def __init__(self, first: SmallCNN) -> None:
+        super().__init__()
+        self.first, self.norm = first, nn.LayerNorm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.norm(self.first.conv(x).permute(0, 2, 3, 1))
+        out: Tensor = self.first.head(maps.mean(dim=(1, 2)))
+        return out
+
+
+def test_channels_that_come_last_have_maps_and_maximisers() -> None:
+    torch.manual_seed(0)
+    model = WithChannelsLast(SmallCNN()).eval()
+    x = images()
+    expected = model.norm(model.first.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).detach()
+    torch.testing.assert_close(feature_maps(model, x, "norm"), expected)
+    low, high = -torch.ones(1), torch.ones(1)
+    (brightest,) = maximise_activation(model, [3], x.shape[1:], layer="norm", low=low, high=high, steps=30)
+    mean = model.norm(model.first.conv(brightest[None]).permute(0, 2, 3, 1))[..., 3].mean()
+    assert mean > expected[:, 3].mean(dim=(1, 2)).max()
+
+
 @pytest.mark.parametrize("split", [1, 3, 7, 20])
 def test_the_strongest_inputs_do_not_depend_on_the_batches(split: int) -> None:
     rng = torch.Generator().manual_seed(0)
@@ -247,6 +272,17 @@ def test_the_strongest_inputs_are_those_of_the_validation(tmp_path: Path, drawn:
     for path in (tmp_path / "dynalens" / "pictures").rglob("*.jpg"):
         with Image.open(path) as picture:
             assert picture.width == 700
+
+
+def test_channels_that_come_last_have_strongest_inputs(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+    model, network = Classifier(), WithChannelsLast(SmallCNN())
+    model.net = nn.Sequential(network)
+    monitor = LayerMonitor(layer="net.0.norm", channels=[1], top_inputs=3, on_error="raise")
+    fit(tmp_path, monitor, model=model, val=in_order, max_epochs=1)
+    with torch.no_grad():
+        largest = network.norm(network.first.conv(images() / N).permute(0, 2, 3, 1))[..., 1].amax(dim=(1, 2))
+    (picture,) = drawn["write_top_inputs"]
+    torch.testing.assert_close(picture[0].activations[0], largest.sort(descending=True).values[:3])
 
 
 def test_the_strongest_inputs_are_those_of_training_before_each_step_where_there_is_no_validation(

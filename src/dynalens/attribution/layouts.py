@@ -2,23 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dynalens.attribution.passes import Arrange
+from dynalens.observation import Channels, are_last, own_channels
 
-_CHANNELS_FIRST = ("conv", "batchnorm", "instancenorm", "pooling")  # modules of torch.nn whose layers want them there
 _MOST_PREFIX_TOKENS = 16  # class and register tokens before the tokens of the patches
 _ROUNDING = 0.1  # how far, as a logarithm, the proportions of a feature map are from those of the image
-
-
-class _Channels(NamedTuple):
-    """How many channels a layer gives, and whether they come last."""
-
-    number: int
-    last: bool
 
 
 class Layouts:
@@ -31,16 +23,16 @@ class Layouts:
     def __init__(self, x: Tensor) -> None:
         self._x = x
         self._sizes: list[torch.Size] = []
-        self._channels: dict[int, _Channels] = {}  # of the last layer whose type tells, by number of dimensions
+        self._channels: dict[int, Channels] = {}  # of the last layer whose type tells, by number of dimensions
         self._grids: dict[int, tuple[int, int] | None] = {}
 
     def arrange(self, module: nn.Module, output: Tensor) -> Arrange | None:
         """Return a callable that brings outputs of the layer to (N, C, *spatial); None if they have no positions."""
         shape, image = output.shape, self._x.shape
-        channels = _own_channels(module, shape) or self._channels.get(len(shape))
+        channels = own_channels(module, shape) or self._channels.get(len(shape))
         if channels is not None:
             self._channels[len(shape)] = channels
-        is_last = _by_number(shape, channels)
+        is_last = are_last(shape, channels)
         if len(shape) == len(image):
             is_last = _channels_last(module, shape, image) if is_last is None else is_last
             size = shape[1:-1] if is_last else shape[2:]
@@ -130,32 +122,11 @@ def _distortion(size: Sequence[int], image: Sequence[int]) -> float:
     return abs(math.log(size[0] / size[1] * image[3] / image[2]))
 
 
-def _own_channels(module: nn.Module, shape: torch.Size) -> _Channels | None:
-    """Return the channels of an output, if the layer's type tells them."""
-    if isinstance(module, nn.GroupNorm) or any(
-        base.__module__.startswith("torch.nn.modules.") and base.__module__.endswith(_CHANNELS_FIRST)
-        for base in type(module).__mro__
-    ):
-        return _Channels(shape[1], last=False)
-    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) == 1:
-        (number,) = module.normalized_shape
-        is_plain = type(module) in {nn.LayerNorm, nn.RMSNorm}  # a subclass may be for channels that come first
-        return _Channels(number, last=shape[-1] == number and (is_plain or shape[1] != number))
-    return None
-
-
-def _by_number(shape: torch.Size, channels: _Channels | None) -> bool | None:
-    """Return whether the channels come last, by which dimension has as many entries; None if none has."""
-    if channels is None or len(shape) < 3 or channels.number not in {shape[1], shape[-1]}:
-        return None
-    return channels.last if shape[1] == shape[-1] else shape[-1] == channels.number
-
-
 def _channels_last(module: nn.Module, shape: torch.Size, image: torch.Size) -> bool:
     """Return whether the channels of a layer come last, by its parts or by the proportions of the image."""
     if len(image) == 3:  # a series: a block of a transformer has norms over the last dimension
         parts = list(module.modules())
         keeps_axis = shape[1] == image[2] != shape[2]  # as a linear layer that is given the steps before the channels
         has_norm = any(isinstance(part, nn.LayerNorm) for part in parts)
-        return has_norm or (keeps_axis and all(_own_channels(part, shape) is None for part in parts))
+        return has_norm or (keeps_axis and all(own_channels(part, shape) is None for part in parts))
     return len(image) == 4 and _distortion(shape[1:3], image) < _distortion(shape[2:], image)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from dynalens.observation import captured_output, floating_dtype, forward_of, module_named, undisturbed
+from dynalens.observation import captured_output, channels_first, floating_dtype, forward_of, module_named, undisturbed
 
 
 def feature_maps(
@@ -16,8 +16,8 @@ def feature_maps(
     Args:
         model: The model.
         images: Shape ``(N, C, *spatial)``, as the model expects them. Not modified.
-        layer: Dotted name of a layer whose output has a map for each channel, channels first. Layers of transformers do
-            not.
+        layer: Dotted name of a layer whose output has a map for each channel. The tokens of images have none. Channels
+            that come last are moved.
         forward: Callable(images) that runs the model. Default: the model.
 
     Returns:
@@ -46,7 +46,7 @@ def feature_maps(
 def layer_output(
     model: nn.Module, images: Tensor, layer: str, *, forward: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Return the output of a layer, of any shape, as :func:`feature_maps` does.
+    """Return the output of a layer, of any shape, with channels first, as :func:`feature_maps` does.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU())
@@ -56,7 +56,7 @@ def layer_output(
     module = module_named(model, layer, argument="layer")
     with undisturbed(model), captured_output(module) as capture, torch.no_grad():
         forward_of(model, forward)(images.clone().to(floating_dtype(model, images)))
-        return capture.value.float()
+        return channels_first(module, capture.value.float())
 
 
 def existing_channels(channels: Sequence[int], number: int) -> Sequence[int]:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dynalens.observation import (
     captured_output,
+    channels_first,
     checked_logits,
     device_of,
     floating_dtype,
@@ -202,14 +203,15 @@ class _Terms:
             layers = {name: module_named(model, name, argument="layer") for name in names}
             captures = {name: stack.enter_context(captured_output(layer)) for name, layer in layers.items()}
             logits = run(inputs)
-        output = checked_logits(logits) if self.layer is None else captures[self.layer].value
+        maps = {name: channels_first(layer, captures[name].value) for name, layer in layers.items()}
+        output = checked_logits(logits) if self.layer is None else maps[self.layer]
         activations = _activations(output, units, self.layer or "the logits")
         unit_activations = activations.view(-1, self.variants).sum(dim=1)
         penalty = torch.zeros_like(unit_activations)
         if self.frequency_penalty:
             penalty = penalty + self.frequency_penalty * roughness(images).view(-1, self.variants).mean(dim=1)
         if self.diversity and self.diversity_layer is not None:
-            penalty = penalty + self.diversity * likeness(captures[self.diversity_layer].value.float(), self.variants)
+            penalty = penalty + self.diversity * likeness(maps[self.diversity_layer].float(), self.variants)
         return (unit_activations - unit_activations.detach().abs() * penalty).sum()
 
 

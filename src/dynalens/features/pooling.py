@@ -2,19 +2,15 @@
 
 from torch import Tensor, nn
 
-_CHANNELS_FIRST = (
-    nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.MaxPool1d, nn.AvgPool1d, nn.LPPool1d,
-    nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d, nn.GroupNorm,
-)  # fmt: skip
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention)
+from dynalens.observation import channels_first, channels_last
 
 
 def position_mean(layer: nn.Module, output: Tensor) -> Tensor:
     """Return the mean of a layer's output over all positions, a vector for each sample.
 
-    An output (N, C, H, W) or (N, C, D, H, W) is averaged over space. An output with three dimensions is a series,
-    (N, C, L), after a convolution, pooling or batch norm. It is tokens, (N, T, C), after a linear layer, layer norm,
-    embedding or attention. The last such module within the layer decides.
+    Positions are the space of (N, C, H, W) or (N, C, D, H, W), the steps of series, (N, C, L), or tokens, (N, T, C).
+    Channels may come last. The last convolution, pooling, norm, linear layer, embedding or attention in the layer
+    tells. If there is none, they come first.
 
     Args:
         layer: The layer that computed the output.
@@ -24,7 +20,7 @@ def position_mean(layer: nn.Module, output: Tensor) -> Tensor:
         Shape ``(N, D)``, float32, a copy without graph.
 
     Raises:
-        ValueError: If the output has another shape, or the layer has no such module.
+        ValueError: If the output has another shape, or three dimensions and no part of the layer tells.
 
     Example:
         >>> import torch
@@ -40,18 +36,10 @@ def position_mean(layer: nn.Module, output: Tensor) -> Tensor:
         )
     if x.ndim == 2:
         return x.float().clone() if x.dtype.itemsize == 4 else x.float()
-    if x.ndim == 3:
-        return x.float().mean(dim=2 if _channels_first(layer) else 1)
-    return x.float().flatten(2).mean(dim=2)
-
-
-def _channels_first(layer: nn.Module) -> bool:
-    """Return whether the layer's output is a series (N, C, L); if not, it is tokens (N, T, C)."""
-    telling_modules = [m for m in layer.modules() if isinstance(m, (*_CHANNELS_FIRST, *_CHANNELS_LAST))]
-    if not telling_modules:
+    if x.ndim == 3 and channels_last(layer, x.shape) is None:
         raise ValueError(
             "Expected `features` to name a convolution, a norm or a linear layer, because other layers do not tell "
-            f"whether their output is tokens (N, T, C) or signals (N, C, L), got {type(layer).__name__}. Name the "
-            "convolution, norm or linear layer before it."
+            f"whether their output is tokens (N, T, C) or signals (N, C, L), got {type(layer).__name__} with "
+            f"{tuple(x.shape)}. Name the convolution, norm or linear layer before it."
         )
-    return isinstance(telling_modules[-1], _CHANNELS_FIRST)
+    return channels_first(layer, x).float().flatten(2).mean(dim=2)

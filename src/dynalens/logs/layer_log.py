@@ -21,7 +21,7 @@ from dynalens.features import (
 )
 from dynalens.logs.layer_pictures import LayerPictures
 from dynalens.logs.layer_settings import LayerSettings
-from dynalens.observation import LayerCalls, layer_calls, module_named
+from dynalens.observation import LayerCalls, channels_first, layer_calls, module_named
 
 _KEPT = 32  # images that are kept to know the size and the range of inputs
 
@@ -74,7 +74,9 @@ class LayerLog:
         if self.settings.top_inputs and self.settings.layer is not None and search:
             layer = module_named(model, self.settings.layer, argument="layer")
             self._pass.close()
-            calls = self._pass.enter_context(layer_calls(layer, channel_activations))
+            calls = self._pass.enter_context(
+                layer_calls(layer, lambda output: channel_activations(channels_first(layer, output)))
+            )
             self._images_and_calls = None if images is None else small_copies(images), calls
 
     def _keep(self, images: Tensor) -> None:

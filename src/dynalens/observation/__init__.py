@@ -1,6 +1,7 @@
 """Look at a model and leave no trace. No other part sets modes, hooks layers or switches gradients on."""
 
 from dynalens.observation.calls import captured_calls, has_compiled_functions, is_compiled
+from dynalens.observation.channels import Channels, are_last, channels_first, channels_last, own_channels
 from dynalens.observation.graph import nodes_behind
 from dynalens.observation.layer_calls import LayerCall, LayerCalls, layer_calls
 from dynalens.observation.layers import (
@@ -29,12 +30,16 @@ from dynalens.observation.undisturbed_pass import gradients_throughout, seeded, 
 
 __all__ = [
     "Capturing",
+    "Channels",
     "LayerCall",
     "LayerCalls",
     "LogitsModule",
+    "are_last",
     "captured_calls",
     "captured_output",
     "captured_outputs",
+    "channels_first",
+    "channels_last",
     "checked_logits",
     "device_of",
     "floating_dtype",
@@ -50,6 +55,7 @@ __all__ = [
     "named_logits",
     "nodes_behind",
     "out_of_place",
+    "own_channels",
     "replaced_output",
     "seeded",
     "two_class_logits",
