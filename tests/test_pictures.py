@@ -12,6 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from dynalens.attribution import Explanation
+from dynalens.explanations import EpochExplanations
+from dynalens.explanations.result import ExplanationResult
 from dynalens.pictures import (
     ExplanationRow,
     FilmStrip,
@@ -103,6 +106,29 @@ def test_signals_stay_signals() -> None:
     assert reddish[1][0] > reddish[1][1] + 60
     assert plain.size == (90, 60)
     assert signal_cell(np.full((1, 4), np.nan), None, (20, 20), is_signed=False).size == (20, 20)
+
+
+def test_six_channels_of_a_signal_have_six_colours_and_more_are_said_to_be_left_out() -> None:
+    flat = np.repeat(np.arange(12.0)[:, None], 4, axis=1)
+    cell = np.asarray(signal_cell(flat, None, (40, 200), is_signed=False))
+    assert len(np.unique(cell[1:-1, 20], axis=0)) == 1 + 6  # and the paper
+    twelve, six = (suspects_gallery([suspect(picture=flat[:n])], "title") for n in (12, 6))
+    assert twelve.height == six.height + 2 * LINE
+
+
+@pytest.mark.parametrize(
+    ("shape", "title"),
+    [
+        ((2, 3, 8, 8), "epoch 1; Grad-CAM of conv"),
+        ((2, 12, 8), "epoch 1; 6 of 12 channels; Grad-CAM of conv"),
+        ((2, 2, 9, 8, 8), "epoch 1; slice 5 of 9, mean of 2 channels; Grad-CAM of conv"),
+    ],
+)
+def test_the_title_of_a_sheet_says_which_part_of_inputs_is_shown(shape: tuple[int, ...], title: str) -> None:
+    classes = torch.tensor([0, 1])
+    explanation = Explanation({}, torch.zeros(2, 3), "conv")
+    result = ExplanationResult(torch.zeros(shape), classes, classes, explanation, {}, {})
+    assert EpochExplanations(result, {}).title(1) == title
 
 
 def test_words_stand_before_their_relevance() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from dynalens.dynamics import Array
 from dynalens.explanations.result import ExplanationResult
 from dynalens.explanations.robustness import Robustness
-from dynalens.pictures import ExplanationRow, Normalisation
+from dynalens.pictures import ExplanationRow, Normalisation, shown_part
 
 
 @dataclass(frozen=True)
@@ -67,5 +67,5 @@ class EpochExplanations:
 
     def title(self, epoch: int) -> str:
         """Return the first line of the sheet."""
-        layer = self.every_epoch.explanation.target_layer
-        return f"epoch {epoch}; Grad-CAM of {layer}" if layer else f"epoch {epoch}"
+        part, layer = shown_part(self.every_epoch.images.shape[1:]), self.every_epoch.explanation.target_layer
+        return "; ".join([f"epoch {epoch}", *([part] if part else []), *([f"Grad-CAM of {layer}"] if layer else [])])

@@ -16,7 +16,7 @@ from dynalens.pictures.drawing import class_name, jpeg_bytes, png_bytes
 from dynalens.pictures.film import FilmStrip
 from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
 from dynalens.pictures.masks import AREAS, IGNORED_AREA, beside_areas
-from dynalens.pictures.overlays import Shown, input_cell, map_cell, overlay, signal_cell, words_cell
+from dynalens.pictures.overlays import Shown, input_cell, map_cell, overlay, shown_part, signal_cell, words_cell
 from dynalens.pictures.pace import PicturePace
 from dynalens.pictures.relatives import Relative, relatives_sheet
 from dynalens.pictures.sheets import ExplanationRow, curve_chart, explanation_sheet
@@ -78,6 +78,7 @@ __all__ = [
     "png_bytes",
     "relatives_sheet",
     "shown_inputs",
+    "shown_part",
     "signal_cell",
     "small_copies",
     "suspects_gallery",

@@ -23,7 +23,7 @@ ORANGE: Colour = (213, 94, 0)
 BLUE: Colour = (0, 114, 178)
 GREEN: Colour = (0, 158, 115)
 PINK: Colour = (204, 121, 167)
-LINES = (ORANGE, BLUE, GREEN, PINK)
+LINES = (ORANGE, BLUE, GREEN, PINK, (230, 159, 0), (86, 180, 233))
 RIGHT, WRONG = BLUE, ORANGE
 """Frames of samples whose prediction agrees and disagrees with the label."""
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from dynalens.dynamics import Array
 from dynalens.pictures.card import LINE, TEXT, WIDTH, Card
 from dynalens.pictures.drawing import BLUE, FAINT, GRID, INK, ORANGE, PAPER, Colour, text_width, write
-from dynalens.pictures.overlays import Shown, input_cell, map_cell
+from dynalens.pictures.overlays import Shown, input_cell, map_cell, shown_part
 from dynalens.text import estimate_in_percent
 
 _COLUMNS = 4
@@ -74,14 +74,17 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str, words: tuple[str, 
     has_names = any(suspect.name for suspect in suspects)
     has_similar = any(any(suspect.similar) for suspect in suspects)
     pitch = _PICTURE + (3 + has_names) * LINE + _SPARK + 2 * _GAP + has_similar * 2 * _ROW
-    top = (3 + contrasts + has_similar) * LINE + 6
-    card = Card(top + -(-len(suspects) // columns) * pitch, _SCALE)
-    room = WIDTH - 2 * _GAP
-    write(card.draw, (_GAP, 2), title, TEXT + 1, width=room)
+    signals = [suspect.picture for suspect in suspects if isinstance(suspect.picture, np.ndarray)]
+    parts = sorted({shown_part(signal.shape) for signal in signals if signal.ndim == 2} - {""})
     legend = [f"orange: {words[0]}; in %: how probably it is wrong"]
     legend += [f"blue: {words[1]}; line: {words[2]} over the epochs"]
     legend += ["maps: red speaks for the suggested, blue for the given"] if contrasts else []
     legend += ["below: what it looks like of the given, and of the suggested class"] if has_similar else []
+    legend += [f"signals: {part}" for part in parts]
+    top = (1 + len(legend)) * LINE + 6
+    card = Card(top + -(-len(suspects) // columns) * pitch, _SCALE)
+    room = WIDTH - 2 * _GAP
+    write(card.draw, (_GAP, 2), title, TEXT + 1, width=room)
     for number, line in enumerate(legend, start=1):
         write(card.draw, (_GAP, 2 + number * LINE), line, TEXT, fill=FAINT, width=room)
     for number, suspect in enumerate(suspects):

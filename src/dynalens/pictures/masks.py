@@ -8,7 +8,7 @@ from PIL import Image
 from dynalens.dynamics import Array
 from dynalens.pictures.drawing import FAINT, LINES, Colour
 
-AREAS = (*LINES, (230, 159, 0), (86, 180, 233), (240, 228, 66))
+AREAS = (*LINES, (240, 228, 66))
 """Okabe and Ito's palette, which colour-blind people can tell apart. From the eighth area on, colours repeat."""
 IGNORED_AREA = (150, 150, 150)
 """Colour of the pixels that the loss ignores."""

@@ -12,7 +12,6 @@ FOR: Colour = (200, 20, 30)
 AGAINST: Colour = (20, 60, 200)
 RELEVANT: Colour = (249, 142, 8)
 _SCALE_PERCENTILE = 99.5
-_MOST_LINES = 6
 _LEADING = 6
 
 Shown = Array | tuple[str, ...]
@@ -48,6 +47,19 @@ def overlay(image: Array, relevance: Array, *, is_signed: bool) -> Array:
     blend: Array = (1 - opacity) * ground + opacity * colour
     pixels: Array = blend.round().astype(np.uint8)
     return pixels
+
+
+def shown_part(sample: Sequence[int]) -> str:
+    """Return which part of an input of this shape pictures show, in words; empty if they show all of it.
+
+    Example:
+        >>> shown_part((2, 9, 20, 28)), shown_part((12, 400)), shown_part((3, 32, 32))
+        ('slice 5 of 9, mean of 2 channels', '6 of 12 channels', '')
+    """
+    parts = [f"slice {sample[1] // 2 + 1} of {sample[1]}"] if len(sample) == 4 else []
+    parts += [f"mean of {sample[0]} channels"] if len(sample) > 2 and sample[0] not in (1, 3) else []
+    parts += [f"{len(LINES)} of {sample[0]} channels"] if len(sample) == 2 and sample[0] > len(LINES) else []
+    return ", ".join(parts)
 
 
 def input_cell(sample: Shown, size: tuple[int, int]) -> Image.Image:
@@ -119,10 +131,10 @@ def signal_cell(signal: Array, relevance: Array | None, size: tuple[int, int], *
     finite = signal[np.isfinite(signal)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     columns = (np.arange(signal.shape[1]) + 0.5) * (width / max(signal.shape[1], 1))
-    for number, channel in enumerate(signal[:_MOST_LINES]):
+    for number, channel in enumerate(signal[: len(LINES)]):
         rows = height - 5 - (np.nan_to_num(channel) - low) / ((high - low) or 1.0) * (height - 10)
         points = list(zip(columns.tolist(), rows.tolist(), strict=True))
-        draw.line(points, fill=INK if len(signal) == 1 else LINES[number % len(LINES)], width=2)
+        draw.line(points, fill=INK if len(signal) == 1 else LINES[number], width=2)
     draw.rectangle((0, 0, width - 1, height - 1), outline=FAINT)
     return cell
 
