@@ -132,6 +132,23 @@ def test_ablation_cam_weighs_a_linear_head_by_what_each_feature_map_gives() -> N
     torch.testing.assert_close(ablation_cam(model, x, Y, target_layer="act"), expected)
 
 
+def test_the_call_of_a_layer_that_the_logits_need_is_explained() -> None:
+    class WithFeatures(SquaredCNN):
+        """Runs the layers once more, for features that the logits do not need."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x)
+            self.features = self.act(self.norm(self.conv(x + 1)))
+            return out
+
+    model = WithFeatures().eval()
+    model.load_state_dict(cnn().state_dict())
+    for layer in ("act", "norm"):
+        expected = grad_cam(squared(), images(), Y, target_layer=layer)
+        torch.testing.assert_close(grad_cam(model, images(), Y, target_layer=layer), expected)
+    torch.testing.assert_close(grad_cam(model, images(), Y), grad_cam(squared(), images(), Y))
+
+
 @pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
 def test_ablation_cam_sets_the_channel_to_zero_wherever_it_stands(last: bool) -> None:
     class Moved(nn.Module):

@@ -272,13 +272,13 @@ def one_pass(
     leaf = x.clone().requires_grad_()
     with captured_output(layer) if layer is not None else nullcontext() as capture:
         logits = connected_logits(run, leaf, targets).float()
-        leaves = {} if capture is None else {"the target layer": capture.value}
+        leaves = {} if capture is None else {"the target layer": capture.behind(logits)}
     if to_images:
         leaves["images"] = leaf
     gradient_of = dict(zip(leaves, gradients(scores_of(logits, targets), leaves), strict=True))
     return Pass(
         x=leaf.detach(),
         x_gradient=gradient_of["images"].float() if to_images else _NOTHING,
-        activation=_NOTHING if capture is None else arrange(capture.value.detach()).float(),
+        activation=_NOTHING if capture is None else arrange(leaves["the target layer"].detach()).float(),
         activation_gradient=_NOTHING if capture is None else arrange(gradient_of["the target layer"]).float(),
     ), logits.detach()

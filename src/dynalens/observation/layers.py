@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dynalens.observation.graph import nodes_behind
+
 
 class Capturing:
-    """The newest output of a layer that is being captured."""
+    """The outputs of a layer that is being captured: the newest, and earlier ones that have a graph."""
 
     def __init__(self) -> None:
         self._values: list[Any] = []
@@ -23,6 +25,12 @@ class Capturing:
                 f"Expected the layer to run and give a tensor, got {kind}. Name a layer that this forward pass uses."
             )
         return self._values[-1]
+
+    def behind(self, result: Tensor) -> Tensor:
+        """Return the newest output that the result was computed from, or else the newest one."""
+        nodes = set(nodes_behind([result.grad_fn])) if len(self._values) > 1 else set()
+        values = [value for value in self._values if _has_graph(value) and value.grad_fn in nodes]
+        return values[-1] if values else self.value
 
 
 @contextmanager
@@ -43,13 +51,17 @@ def captured_output(layer: nn.Module) -> Iterator[Capturing]:
     capture = Capturing()
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        capture._values = [output]
+        capture._values = [*(value for value in capture._values if _has_graph(value)), output]
 
     handle = layer.register_forward_hook(keep)
     try:
         yield capture
     finally:
         handle.remove()
+
+
+def _has_graph(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.grad_fn is not None
 
 
 @contextmanager
