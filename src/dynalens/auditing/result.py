@@ -295,7 +295,7 @@ class Audit:
         seen_count = int(self._is_recorded.sum())
         if not 1 <= n <= seen_count:
             raise ValueError(
-                f"Expected `n` to be from 1 to {seen_count}, the samples that were seen, got {n}. Pass fewer."
+                f"Expected `n` to be from 1 to {seen_count}, the samples that were seen, got {n}. Pass such a number."
             )
 
     def _wrong_count(self, mask: Array) -> Estimate:
