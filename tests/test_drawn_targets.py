@@ -46,6 +46,25 @@ class Targets(Classifier):
         return self.loss(logits, targets)
 
 
+class OneBatchLate(Classifier):
+    """Trains on the batch before. In the first step there is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[Any] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.batches.append([part.clone() for part in batch])
+        return None if len(self.batches) < 2 else super().training_step(self.batches[-2], batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_a_step_that_trains_one_batch_late_is_an_error_in_the_first_steps(tmp_path: Path) -> None:
+    model = OneBatchLate()
+    with pytest.raises(SampleIdentityError, match="Expected the step to train on the batch that it was given"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=model, data=of_many, limit_train_batches=3, max_epochs=1)
+
+
 DRAWS: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "python": lambda x, y: torch.tensor([min(random.randrange(6), K - 1) for _ in x]),
     "numpy": lambda x, y: torch.from_numpy(np.random.randint(0, K, len(x))),

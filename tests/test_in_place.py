@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynalens import IndexedDataset, SampleIdentityError, TrainingDynamicsMonitor
-from test_losses import assert_equals_the_definitions
+from dynalens import CaptureError, IndexedDataset, SampleIdentityError, TrainingDynamicsMonitor
+from test_losses import assert_equals_the_definitions, own_loss
 from training import Classifier, N, dataset, fit, loader
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -168,3 +168,58 @@ def test_a_loss_of_logits_that_is_given_probabilities_is_warned_of_once(
     warned = [str(each.message) for each in recwarn if "by itself" in str(each.message)]
     assert len(warned) == (message is not None)
     assert message is None or re.search(f"{message}.*Leave the .* out and pass logits", warned[0])
+
+
+class ChangesScores(Classifier):
+    """For a log: ``detach`` shares memory."""
+
+    def changed(self, logits: Tensor) -> Tensor:
+        return logits.detach()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        logits = self(x / N)
+        self.remember(x, logits, y)
+        loss = self.loss(logits, y)
+        self.changed(logits)[:, 0] = -1
+        return loss
+
+
+class ChangesACopy(ChangesScores):
+    def changed(self, logits: Tensor) -> Tensor:
+        return logits.detach().clone()
+
+
+class ChangesScoresOfOwnLoss(ChangesScores):
+    """Autograd keeps the result of the softmax."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return own_loss(logits, y)
+
+
+class ChangesScoresLater(ChangesScores):
+    def changed(self, logits: Tensor) -> Tensor:
+        if not self.current_epoch:
+            return logits.clone()
+        self.seen.pop()
+        return logits.detach()
+
+
+def test_logits_changed_in_place_after_their_loss_are_an_error_in_the_first_batch(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match=r"changed in place afterwards.*logits\.detach\(\)\.clone\(\)"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=ChangesScores(), limit_train_batches=1, max_epochs=1)
+
+
+@pytest.mark.parametrize("model", [ChangesACopy, ChangesScoresOfOwnLoss])
+def test_logits_are_recorded_as_the_loss_had_them(tmp_path: Path, model: type[Classifier]) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit(tmp_path, monitor, model=model(), max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+def test_later_steps_whose_logits_were_changed_are_left_out(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    with pytest.warns(UserWarning, match="changed in place afterwards.*training goes on"):
+        module = fit(tmp_path, monitor, model=ChangesScoresLater(), max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+    assert monitor.record.meta.incomplete_epochs == [1]

@@ -378,6 +378,43 @@ class PartOfTheOther(TwoNetworks):
         self.manual_backward(self.loss(self(x[2:] / N), y[2:]))
 
 
+class GradientsOfSamples(ByHand):
+    """Differential privacy: the gradients of single samples, by ``vmap``."""
+
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        parameters = {name: value.detach() for name, value in self.net.named_parameters()}
+
+        def loss_of(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+            return self.loss(torch.func.functional_call(self.net, values, (image[None] / N,)), label[None])
+
+        gradients = torch.func.vmap(torch.func.grad(loss_of), (None, 0, 0))(parameters, x, y)
+        for name, parameter in self.net.named_parameters():
+            parameter.grad = gradients[name].mean(dim=0)
+
+    def result(self, x: Tensor, y: Tensor) -> Any:
+        return None
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        with torch.no_grad():
+            logits = self(batch[0] / N)
+        self.remember(batch[0], logits, batch[1])
+        super().training_step(batch, batch_idx)
+        return self.result(logits, batch[1])
+
+
+class GradientsOfSamplesAndLogits(GradientsOfSamples):
+    def result(self, logits: Tensor, y: Tensor) -> Any:
+        return {"loss": self.loss(logits, y), "logits": logits, "targets": y}
+
+
+def test_losses_of_single_samples_by_vmap_are_an_error_in_the_first_batch_and_its_advice_works(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match=r"Expected one classification loss .* got none.*Return a dict"):
+        fit(tmp_path, TrainingDynamicsMonitor(history=False), model=GradientsOfSamples(), max_epochs=1)
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit_undisturbed(tmp_path, monitor, GradientsOfSamplesAndLogits, max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
 class ProbeBesideOwnLoss(TwoNetworks):
     """Of a probe, torch's loss is called. The classifier is trained on a loss of one's own, in the same pass or not."""
 
@@ -453,12 +490,35 @@ class OwnLossesInTurn(InTurn):
         return own_loss(logits, y)
 
 
-@pytest.mark.parametrize("model", [InTurn, OwnLossesInTurn])
+class GeneratorInTurn(InTurn):
+    """A generator is trained so that the classifier tells the labels that its samples were made for."""
+
+    def second_network(self) -> nn.Module:
+        return nn.Linear(K, 36)
+
+    def second_loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.loss(self(self.second(F.one_hot(y, K).float()).view(-1, 1, 6, 6)), y)
+
+
+class GeneratorFirst(GeneratorInTurn):
+    def is_second(self, batch_idx: int) -> bool:
+        return batch_idx % 2 == 0
+
+
+@pytest.mark.parametrize("model", [InTurn, OwnLossesInTurn, GeneratorInTurn, GeneratorFirst])
 def test_two_networks_that_are_trained_in_turn_are_an_error_in_the_first_steps(
     tmp_path: Path, model: type[Classifier]
 ) -> None:
     with pytest.raises(CaptureError, match="Expected all steps to train one network on the labels"):
         fit(tmp_path, TrainingDynamicsMonitor(history=False), model=model(), limit_train_batches=2, max_epochs=1)
+
+
+class OneInputOfTwo(Classifier):
+    """NumPy changes the inputs of every other step, which cannot be followed."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        return super().training_step([x if batch_idx % 2 else torch.from_numpy(x.numpy() + 0), y], batch_idx)
 
 
 class HeadOfEachTask(Classifier):
@@ -523,6 +583,7 @@ class BesideOwnLossOfOtherTargets(BesideAuxiliaryHead):
     "model",
     [
         TwoNetworks, ClassifierFirst, BesideAuxiliaryHead, BesideOwnLoss, BesideOwnLossOfOtherTargets, HeadOfEachTask,
+        OneInputOfTwo,
         HeadOfEachTaskBehindCheckpoint,
     ],
 )  # fmt: skip

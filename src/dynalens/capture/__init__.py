@@ -1,5 +1,6 @@
 """Find the logits and targets that a training step computed its loss with."""
 
+from dynalens.capture.advice import ANOTHER_NETWORK, REMEDY
 from dynalens.capture.batch import CaptureError, images_and_labels, inputs_to_show
 from dynalens.capture.capture_argument import Capture
 from dynalens.capture.entries import batch_copy
@@ -8,6 +9,7 @@ from dynalens.capture.labels import class_labels, first_labels, have_several, na
 from dynalens.capture.layout import BatchLayout, BatchObserver
 from dynalens.capture.network import Network
 from dynalens.capture.pair_check import ClaimedPairs
+from dynalens.capture.parameters import all_weights
 from dynalens.capture.presentation import Presentation
 from dynalens.capture.row_order import OrderCheck, SameNumbers, is_reordered
 from dynalens.capture.sequences import MASK, padding_of
@@ -15,7 +17,9 @@ from dynalens.capture.step import StepCapture
 from dynalens.capture.views import View
 
 __all__ = [
+    "ANOTHER_NETWORK",
     "MASK",
+    "REMEDY",
     "BatchLayout",
     "BatchObserver",
     "Capture",
@@ -27,6 +31,7 @@ __all__ = [
     "SameNumbers",
     "StepCapture",
     "View",
+    "all_weights",
     "batch_copy",
     "class_labels",
     "first_labels",

@@ -13,6 +13,10 @@ ANOTHER_NETWORK = (
     "Expected all steps to train one network on the labels, got a step with the logits of another network, as if two "
     "were trained in turn."
 )
+CHANGED_IN_PLACE = (
+    "Expected the step to leave the logits as its loss was given them, got logits that were changed in place "
+    "afterwards. Change a copy, as in `scores = logits.detach().clone()`: `detach` alone shares their memory."
+)
 _FEW_SHOT = (
     " If these are losses of tasks that each number their classes anew, as in few-shot learning, no logits are those "
     "of the same classes in all steps: leave the monitor out."

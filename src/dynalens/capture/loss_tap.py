@@ -46,8 +46,14 @@ class LossCall(NamedTuple):
     """The losses of single entries, where the call returned these."""
     selection: Tensor | None = None
     """The mask (N, K) by which the step selected flat logits, as far as it was seen while the graph was whole."""
+    version: int = 0
+    """How often the logits had been changed in place before this call, as torch counts."""
     updates: int = 0
     """In manual optimization: how often the weights of the last layer had been changed before this call."""
+
+    def is_as_it_was(self) -> bool:
+        """Return whether the logits have the values that the loss was given."""
+        return self.logits._version == self.version
 
     def is_counted(self) -> Tensor | None:
         """Return which targets count by weights of their own and by their part in the loss, bool; None if all count.
@@ -123,6 +129,8 @@ class LossTap:
         finally:
             self._is_calling = False
         call = _call_of(name, args, kwargs, direct=direct)
+        if _is_batched(call.logits):
+            return loss
         if loss.ndim and loss.grad_fn is not None and _is_unreduced(loss, call):
             call = call._replace(entries=UnreducedLoss(loss))
         for listener in self._listeners:
@@ -148,6 +156,16 @@ def _call_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, direc
         weight=argument("weight", _WEIGHT_POSITIONS.get(name, _WEIGHT_POSITION), None),
         option=argument(*_OPTIONS[name]) if name in _OPTIONS else None,
     )
+
+
+def _is_batched(values: Any) -> bool:
+    """Return whether ``torch.vmap`` computes with these values. Nobody can read them afterwards."""
+    functions = torch._C._functorch
+    while functions.is_functorch_wrapped_tensor(values):
+        if functions.is_batchedtensor(values):
+            return True
+        values = functions.get_unwrapped(values)
+    return False
 
 
 def _is_unreduced(loss: Tensor, call: LossCall) -> bool:
@@ -180,9 +198,13 @@ class DirectImports(TorchFunctionMode):
 
     def __init__(self, on_backward: Callable[[Tensor, Any], None]) -> None:
         super().__init__()
-        self.inputs: dict[Node, Tensor] = {}
-        """What each softmax or sigmoid was computed from, by its node in the graph."""
+        self._inputs: dict[Node, tuple[Tensor, int]] = {}
         self._on_backward = on_backward
+
+    @property
+    def inputs(self) -> dict[Node, Tensor]:
+        """What each softmax or sigmoid was computed from, by its node in the graph, if it was not changed since."""
+        return {node: values for node, (values, version) in self._inputs.items() if values._version == version}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -197,5 +219,5 @@ class DirectImports(TorchFunctionMode):
             loss_input = kwargs["input"] if "input" in kwargs else args[0]
             # `float`, `contiguous` and the like may return the probabilities that they were given.
             if isinstance(loss_input, Tensor) and loss_input.grad_fn is not node:
-                self.inputs[node] = loss_input
+                self._inputs[node] = loss_input, loss_input._version
         return result

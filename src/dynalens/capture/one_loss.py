@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from dynalens.capture.advice import CHANGED_IN_PLACE
+from dynalens.capture.batch import CaptureError
 from dynalens.capture.columns import joined_columns
 from dynalens.capture.heads import Heads
 from dynalens.capture.loss_tap import LossCall
@@ -62,8 +64,14 @@ class OneLoss:
         return self._heads.have_returned(call.logits)
 
     def loss_of_step(self, losses: StepLosses, rows_of: RowsOf, choose: Choose, *, first_step: bool) -> LossCall | None:
-        """Return the loss that the step is recorded by; None if several may be meant."""
+        """Return the loss that the step is recorded by; None if several may be meant.
+
+        Raises:
+            CaptureError: If the logits were changed in place since.
+        """
         call = self._find_loss(losses, rows_of, choose, first_step=first_step)
+        if call is not None and not all(each.is_as_it_was() for each in self.choice or losses.calls):
+            raise CaptureError(CHANGED_IN_PLACE)
         if call is not None and first_step and (self._has_main or not self.choice):
             self._heads.note_weights(call)
         return call

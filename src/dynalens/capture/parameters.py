@@ -57,7 +57,7 @@ def are_of_one_network(tensors: Iterable[Tensor]) -> bool:
         >>> are_of_one_network([head(body(x)), head(body(2 * x))]), are_of_one_network([head(body(x)), head(x)])
         (True, False)
     """
-    return len({_all_weights([torch.autograd.graph.get_gradient_edge(tensor).node])[0] for tensor in tensors}) == 1
+    return len({all_weights([torch.autograd.graph.get_gradient_edge(tensor).node])[0] for tensor in tensors}) == 1
 
 
 class KnownNetwork:
@@ -85,7 +85,7 @@ class KnownNetwork:
         last_layers = Weights().union(*map(weights_behind, nodes))
         if last_layers in self._last_layers:  # as in nearly all steps
             return True
-        weights, are_all = _all_weights(nodes)
+        weights, are_all = all_weights(nodes)
         if are_all and weights and self._weights and not weights & self._weights:
             return False
         self._last_layers.add(last_layers)
@@ -93,7 +93,7 @@ class KnownNetwork:
         return True
 
 
-def _all_weights(nodes: Iterable[Node]) -> tuple[Weights, bool]:
+def all_weights(nodes: Iterable[Node]) -> tuple[Weights, bool]:
     """Return the parameters in a graph, and whether no activation checkpoint hides further ones."""
     ends = [node for node in nodes_behind(nodes) if node.name() in (LEAF, HIDING)]
     leaves = [getattr(node, "variable", None) for node in ends]

@@ -1,6 +1,9 @@
 """The error for batches whose samples are not known. Its message says what to do."""
 
+import itertools
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -8,6 +11,8 @@ REMEDY = (
     "Let each sample carry its index (`IndexedDataset` adds one to the samples of a map-style dataset), and pass "
     "`index=` the key of it or its place in the batch, as in `index=2`, or a callable(batch) -> indices."
 )
+_ENOUGH = 12
+"""Least number of targets that are not equal to other labels by chance: with two classes, one time in 4,096."""
 
 
 class SampleIdentityError(RuntimeError):
@@ -114,6 +119,26 @@ def check_one_target_each(rows: Tensor, targets: Tensor) -> None:
             "If the collate function makes several samples of one, let the dataset return these. If rows are not those "
             "of their samples, let each sample carry its own index and pass `index=`."
         )
+
+
+def check_step_before(steps: Sequence[tuple[Mapping[Any, list[Any]], list[int]]]) -> None:
+    """Raise if the targets of each step are numbers of the batch before, as of a step that trains one batch late.
+
+    Args:
+        steps: Columns of the batch, and targets, of the steps so far.
+
+    Example:
+        >>> check_step_before([({1: [2, 0]}, [2, 0]), ({1: [1, 2]}, [2, 0])])  # so few may be equal by chance
+    """
+    pairs = list(itertools.pairwise(steps))
+    for path in steps[0][0]:
+        late = [columns.get(path, []) for (columns, _), _ in pairs]
+        targets = [targets for _, (_, targets) in pairs]
+        if late == targets and sum(map(len, targets)) >= _ENOUGH and len(set(targets[-1])) > 1:
+            raise SampleIdentityError(
+                "Expected the step to train on the batch that it was given, got targets that are the labels of the "
+                "batch before. Return a dict of `loss`, and `logits` and `targets` of this batch, or train on it."
+            )
 
 
 def _are_views(targets: Tensor, samples: int) -> bool:

@@ -49,13 +49,14 @@ class InputUse:
         if entry is None or entry[0]() is not values:
             return False
         origin = entry[1]
-        return self._tells(origin) if isinstance(origin, int) else self._lead_from({origin})
+        return self._tells(origin) if isinstance(origin, int) else self.lead_from({origin})
 
     def lead_to(self, values: Tensor) -> bool:
         """Return whether values were computed from inputs. One-hot inputs do not count, because they may be labels."""
-        return self._lead_from({values.grad_fn})
+        return self.lead_from({values.grad_fn})
 
-    def _lead_from(self, found_nodes: set[Node]) -> bool:
+    def lead_from(self, found_nodes: set[Node]) -> bool:
+        """Return whether operations computed with inputs, as :meth:`lead_to` does."""
         origins: set[Origin] = set()
         while found_nodes:
             nodes = nodes_behind(list(found_nodes))

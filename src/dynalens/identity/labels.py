@@ -13,7 +13,7 @@ from dynalens.dynamics import NOT_A_CLASS
 from dynalens.identity.columns import Column, Path, is_integer_vector
 from dynalens.identity.dataset_labels import Array, disagreements, given_labels, given_rows
 from dynalens.identity.drawn_targets import are_unrelated
-from dynalens.identity.errors import SampleIdentityError
+from dynalens.identity.errors import SampleIdentityError, check_step_before
 from dynalens.keys import LABEL_KEYS
 
 GIVEN = ("labels of the dataset",)
@@ -152,6 +152,7 @@ class LabelCheck:
         if not labels_alike:
             self._check_changed(label_paths - {GIVEN})
             self._check_renumbered(label_paths)
+            check_step_before(self._steps)
         is_settled = self._are_settled(label_paths, relations) and bool(labels_alike)
         # Nothing may have told so far what the targets have to do with the labels of the batch or the dataset.
         tells_little = sum(len(targets) for _, targets in self._steps) < _ENOUGH_TARGETS

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dynalens.capture import SameNumbers, share_values
+from dynalens.capture import ANOTHER_NETWORK, REMEDY, CaptureError, SameNumbers, all_weights, share_values
 from dynalens.identity.trace import TRACE
 
 
@@ -24,6 +24,7 @@ class LossOfLabels:
         self.is_refuted = self._has_chosen = False
         self._alike: dict[int, SameNumbers] = {}
         self._are_predicted: dict[int, bool] = {}
+        self._use: tuple[bool, Any] | None = None
 
     def call_of_labels(self, calls: Sequence[Any], views: int = 1) -> Any:
         """Return the loss that has the labels; None if there is none or more than one.
@@ -46,6 +47,18 @@ class LossOfLabels:
         self.is_refuted |= self._has_chosen and any(are_labels)
         self._has_chosen |= not any(are_labels)
         return None if any(are_labels) else own_call
+
+    def check_inputs(self, nodes: Sequence[Any]) -> None:
+        """Raise if logits of one of the first steps are of the batch's inputs, and those of another are made.
+
+        A generator makes samples for the same labels. It has parameters of its own.
+        """
+        if not TRACE.follows or not nodes:
+            return
+        use = TRACE.inputs.lead_from(set(nodes)), all_weights(nodes)
+        self._use = self._use or use
+        if use[0] != self._use[0] and use[1] != self._use[1]:
+            raise CaptureError(f"{ANOTHER_NETWORK} {REMEDY}")
 
     def _is_of_teacher(self, place: int, call: Any) -> bool:
         """Return whether the targets are probabilities that a network predicted.

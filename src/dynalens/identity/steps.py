@@ -159,6 +159,7 @@ class StepRows:
         self._traces_all |= choice is not None or _are_chosen(TRACE.of_layers(), len(after_hooks) * views)
         batch = part if delivered is None else delivered
         if self._labels.needs_steps:
+            self._losses.check_inputs(presentation.nodes)
             check_views(presentation.targets, views if choice is None else 1)
             if presentation.units is None:
                 check_one_target_each(target_rows, presentation.targets)
