@@ -13,10 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from dynalens import IndexedDataset, LayerMonitor, feature_maps, first_layer_weights, maximise_activation
-from dynalens.features import TopInputs, channel_activations, small_copies
+from dynalens.features import TopInputs, channel_activations
 from dynalens.features.maximisation import likeness, random_views, roughness
 from dynalens.logs import layer_pictures
-from dynalens.pictures import filters_grid, labelled_grid, maps_grid
+from dynalens.pictures import filters_grid, labelled_grid, maps_grid, small_copies
 from toys import SmallCNN
 from training import Classifier, K, N, dataset, fit, images, in_order, labels, loader
 
@@ -98,12 +98,6 @@ def test_fewer_inputs_than_asked_for_nan_and_other_sizes() -> None:
         top = TopInputs([0, 1], k=2)
         for _ in range(2):
             top.offer(small_copies(torch.randn(3, 1, 200, 100)), channel_activations(torch.randn(3, 2, 4, 4)))
-
-
-def test_rows_of_a_table_keep_their_columns_among_the_strongest_inputs() -> None:
-    rows, top = torch.arange(6.0).view(3, 2), TopInputs([1], k=2)
-    top.offer(small_copies(rows), channel_activations(torch.tensor([[0.0, 1.0], [0.0, 3.0], [0.0, 2.0]])))
-    assert top.images.tolist() == [[[2.0, 3.0], [4.0, 5.0]]]
 
 
 def test_a_bright_spot_that_a_channel_looks_for_appears() -> None:
@@ -283,6 +277,24 @@ def test_channels_that_come_last_have_strongest_inputs(tmp_path: Path, drawn: di
         largest = network.norm(network.first.conv(images() / N).permute(0, 2, 3, 1))[..., 1].amax(dim=(1, 2))
     (picture,) = drawn["write_top_inputs"]
     torch.testing.assert_close(picture[0].activations[0], largest.sort(descending=True).values[:3])
+
+
+def test_rows_of_a_table_keep_their_columns_among_the_strongest_inputs(
+    tmp_path: Path, drawn: dict[str, list[Any]]
+) -> None:
+    class OfRows(Classifier):
+        def remember(self, x: Tensor, logits: Tensor, y: Tensor) -> None:
+            """Rows have no index."""
+
+    rows, model = torch.randn(N, 150, generator=torch.Generator().manual_seed(5)), OfRows()
+    model.net = nn.Sequential(nn.Linear(150, 4), nn.ReLU(), nn.Linear(4, K))
+    monitor = LayerMonitor(layer="net.0", channels=[1], top_inputs=2, on_error="raise", inputs=lambda batch: batch[0])
+    data = DataLoader(TensorDataset(rows, labels()), batch_size=N)
+    fit(tmp_path, monitor, model=model, data=lambda: data, val=lambda: data, max_epochs=1)
+    with torch.no_grad():
+        order = model.net[0](rows / N)[:, 1].argsort(descending=True)
+    (picture,) = drawn["write_top_inputs"]
+    torch.testing.assert_close(picture[0].images[0], rows[order[:2]])
 
 
 def test_the_strongest_inputs_are_those_of_training_before_each_step_where_there_is_no_validation(

@@ -4,7 +4,7 @@ from dynalens.features.maps import channel_activations, existing_channels, featu
 from dynalens.features.maximisation import maximise_activation
 from dynalens.features.pooling import position_mean
 from dynalens.features.rows import FeatureRows
-from dynalens.features.top_inputs import TopInputs, small_copies
+from dynalens.features.top_inputs import TopInputs
 from dynalens.features.weights import first_layer_weights
 
 __all__ = [
@@ -17,5 +17,4 @@ __all__ = [
     "layer_output",
     "maximise_activation",
     "position_mean",
-    "small_copies",
 ]

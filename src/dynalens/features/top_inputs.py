@@ -4,9 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-_IMAGES = 4  # N, C, H, W
 
 
 class TopInputs:
@@ -47,8 +44,8 @@ class TopInputs:
         """Store the inputs of a batch that have larger activations than those that are stored.
 
         Args:
-            small: The inputs as :func:`small_copies` returns them, shape ``(N, channels, *spatial)``. A batch of
-                another size than the first one is left out.
+            small: Small copies of the inputs, shape ``(N, channels, *spatial)``. A batch of another size than the first
+                one is left out.
             activations: Shape ``(N, F)``. NaN counts as -inf.
         """
         if self._best is None:
@@ -66,17 +63,3 @@ class TopInputs:
         new_pictures = small[(place - self._k).clamp(min=0)]
         pictures = torch.where((place < self._k).view(column), pictures.gather(1, earlier_places), new_pictures)
         self._best = strongest, pictures
-
-
-def small_copies(images: Tensor, side: int = 96) -> Tensor:
-    """Return copies of images (N, C, H, W), averaged down to at most ``side`` pixels. Other inputs keep their size.
-
-    Example:
-        >>> small_copies(torch.zeros(2, 3, 480, 320)).shape
-        torch.Size([2, 3, 96, 64])
-    """
-    x = images.detach().float()
-    if x.ndim != _IMAGES or max(x.shape[2:]) <= side:
-        return x.clone()
-    height, width = (max(1, round(length * side / max(x.shape[2:]))) for length in x.shape[2:])
-    return F.adaptive_avg_pool2d(x, (height, width))

@@ -17,13 +17,14 @@ from dynalens.features import (
     first_layer_weights,
     layer_output,
     maximise_activation,
-    small_copies,
 )
 from dynalens.logs.layer_pictures import LayerPictures
 from dynalens.logs.layer_settings import LayerSettings
 from dynalens.observation import LayerCalls, channels_first, layer_calls, module_named
+from dynalens.pictures import small_copies
 
 _KEPT = 32  # images that are kept to know the size and the range of inputs
+_SIDE = 96  # longest side of the images that excite channels most, in pixels
 
 FindLogits = Callable[[Any, Tensor], Callable[[Tensor], Any]]
 """Returns what computes the logits of a model, given some of its inputs."""
@@ -77,7 +78,7 @@ class LayerLog:
             calls = self._pass.enter_context(
                 layer_calls(layer, lambda output: channel_activations(channels_first(layer, output)))
             )
-            self._images_and_calls = None if images is None else small_copies(images), calls
+            self._images_and_calls = None if images is None else _small(images), calls
 
     def _keep(self, images: Tensor) -> None:
         if self.images is None:
@@ -108,7 +109,7 @@ class LayerLog:
         small, calls = images_and_calls
         if small is None:
             assert images is not None
-            small = small_copies(images)
+            small = _small(images)
         outputs = [call.value for call in calls.leading_to(nodes)]
         activations = outputs[-1]  # without a loss, as in a validation, the latest
         if len(small) != len(activations) or (nodes and len(outputs) > 1):
@@ -170,3 +171,8 @@ class LayerLog:
     def _filters(self, model: Any) -> tuple[str, Tensor]:
         weights = self.settings.weights
         return first_layer_weights(model, weights if isinstance(weights, str) else None)
+
+
+def _small(images: Tensor) -> Tensor:
+    """Return small copies of images, and all columns of rows of a table."""
+    return images.detach().clone() if images.ndim == 2 else small_copies(images.detach(), _SIDE)
