@@ -18,7 +18,6 @@ from dynalens.attribution import (
     token_relevance,
 )
 from dynalens.attribution.methods import BUILT_IN, takes
-from dynalens.capture import Network, View
 from dynalens.explanations.dense import ExplainedUnit
 from dynalens.explanations.forms import (
     Forward,
@@ -37,6 +36,7 @@ from dynalens.explanations.noise import Noise
 from dynalens.explanations.result import RANDOM, ExplanationResult
 from dynalens.explanations.robustness import Robustness, measured_robustness, none_of
 from dynalens.explanations.samples import Passed, PassedSuspects
+from dynalens.explanations.task import Task
 from dynalens.explanations.tokens import check_in_vocabulary, with_mask
 from dynalens.faithfulness import (
     METRICS_OF_EPOCHS,
@@ -73,17 +73,11 @@ class Explainer:
         method_args: Arguments of the methods, by name.
         target_layer: Dotted name of the layer of class activation maps; None until it is looked for.
         chunk_size: Number of images in one pass; None until memory has run out.
-        independent: Whether each logit is that of a label that is given or not, independent of the others.
-        numbers: Whether the outputs are those of a regression, which are no logits.
-        outputs: Number of outputs of a regression; None if it is not known.
         forward: Callable(model, inputs) -> logits; default: the model, or its only child that gives logits.
         strict: Whether a method or metric that fails raises. If not, it is left out from then on, with a warning.
         robustness: Names of attacks and corruptions.
         unit: The token or region of the samples that is explained, if a network has logits for each.
-        shift: Number of positions by which the logits for a token come earlier than the token.
-        padding: The token that pads sequences; None if it is not known.
-        network: What training steps showed of the network that gives the logits.
-        form: Which view of the batch's inputs the network is given; None: the inputs as they are.
+        task: What is known of the outputs and the inputs of the model.
     """
 
     methods: Sequence[Method]
@@ -95,20 +89,14 @@ class Explainer:
     forward: Callable[[Any, Tensor], Tensor] | None = None
     strict: bool = False
     robustness: Sequence[str] = ()
-    independent: bool = field(default=False, init=False)
-    numbers: bool = field(default=False, init=False)
-    outputs: int | None = field(default=None, init=False)
     unit: ExplainedUnit | None = field(default=None, init=False)
-    shift: int = field(default=0, init=False)
-    padding: int | None = field(default=None, init=False)
-    network: Network = field(default=Network(), init=False)
-    form: View | None = field(default=None, init=False)
+    task: Task = field(default=Task(), init=False)
 
-    def take_labels(self, *, independent: bool, numbers: bool, shift: int = 0, outputs: int | None = None) -> None:
-        """Set what the outputs of the model are. A regression has no metrics of classes."""
-        self.independent, self.numbers, self.shift, self.outputs = independent, numbers, shift, outputs
+    def take(self, task: Task) -> None:
+        """Take what is known of the model's outputs and inputs. A regression has no metrics of classes."""
+        self.task = task
         of_numbers = [name for name in self.metrics if name in (*METRICS_OF_EPOCHS, *METRICS_OF_REGIONS)]
-        if numbers and len(of_numbers) < len(self.metrics):
+        if task.numbers and len(of_numbers) < len(self.metrics):
             names = [name for name in self.metrics if name not in of_numbers]
             warn(
                 f"These metrics are left out: {', '.join(names)}. They need logits of classes, which a regression does "
@@ -146,7 +134,11 @@ class Explainer:
         query = Query(model, forward, images, labels if targets is None else targets)
         result = self._in_memory(images, lambda: self._explanation_of_images(query, labels, samples[0], regions))
         return replace(
-            result, table=is_table(inputs), independent=self.independent, numbers=self.numbers, padding=self.padding
+            result,
+            table=is_table(inputs),
+            independent=self.task.independent,
+            numbers=self.task.numbers,
+            padding=self.task.padding,
         )
 
     def explained_twice(self, model: nn.Module, suspects: PassedSuspects) -> dict[str, ExplanationResult]:
@@ -155,14 +147,14 @@ class Explainer:
         With several labels, and for a regression, there is "label" alone: its map shows what speaks for the label.
         """
         for_label = self.explanation_of(model, suspects)
-        if self.independent or self.numbers:
+        if not self.task.has_classes:
             return {"label": for_label}
         predicted = for_label.explanation.logits.argmax(dim=1)
         return {"label": for_label, "prediction": self.explanation_of(model, suspects, targets=predicted)}
 
     def robust(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Robustness | None:
         """Return what attacks and corruptions do to samples; None if none is asked for."""
-        if self.independent or self.numbers:
+        if not self.task.has_classes:
             self.robustness = none_of(self.robustness)
         if not self.robustness:
             return None
@@ -201,17 +193,17 @@ class Explainer:
         images = model_form(explained_form(inputs), inputs)
         forward = self._model_forward(model, images, dense=self.unit is not None)
         check_floating_copies(model, forward, inputs)
-        if self.numbers and self.outputs is not None:
-            check_outputs(model, forward, images, self.outputs)
+        if self.task.numbers and self.task.outputs is not None:
+            check_outputs(model, forward, images, self.task.outputs)
         run = forward_of_form(forward, inputs)
         if self.unit is not None:
-            unit = self.unit.at_logits(self.shift, inputs.shape[1])
+            unit = self.unit.at_logits(self.task.shift, inputs.shape[1])
 
             def of_unit(inputs_of_unit: Tensor) -> Tensor:
                 return unit.logits(run(inputs_of_unit))
 
-            return Independent(of_unit) if self.independent else of_unit
-        return Independent(in_rows(run)) if self.independent else run
+            return Independent(of_unit) if self.task.independent else of_unit
+        return Independent(in_rows(run)) if self.task.independent else run
 
     def units_forward(self, model: nn.Module, inputs: Tensor) -> tuple[Forward, Tensor]:
         """Return the function that computes the logits of all tokens or pixels, and the inputs that it takes."""
@@ -220,9 +212,10 @@ class Explainer:
         return self._model_forward(model, images, dense=True), images
 
     def _model_forward(self, model: nn.Module, images: Tensor, *, dense: bool) -> Forward:
-        if self.form is None or not self.form.takes_crops:
+        form = self.task.form
+        if form is None or not form.takes_crops:
             return self._forward_in_network(model, images, dense=dense)
-        network_input = self.form.network_input
+        network_input = form.network_input
         forward = self._forward_in_network(model, network_input(images), dense=dense)
         check_crops(model, forward, network_input(images))
         return lambda x: forward(network_input(x))
@@ -230,8 +223,8 @@ class Explainer:
     def _forward_in_network(self, model: nn.Module, images: Tensor, *, dense: bool) -> Forward:
         if self.forward:
             return functools.partial(self.forward, model)
-        wrap = functools.partial(with_mask, tokens=images, padding=self.padding)
-        return forward_in_network(model, images, self.network, dense=dense, wrap=wrap)
+        wrap = functools.partial(with_mask, tokens=images, padding=self.task.padding)
+        return forward_in_network(model, images, self.task.network, dense=dense, wrap=wrap)
 
     def _in_memory(self, images: Tensor, function: Callable[[], T]) -> T:
         while True:

@@ -72,12 +72,7 @@ class RunExplanations:
             units: With several labels, tokens or pixels: the doubtful unit of each suspect.
         """
         samples = self.samples.every_epoch()
-        self.explainer.take_labels(
-            independent=self.samples.multi_label, numbers=self.samples.numbers, shift=self.samples.shift,
-            outputs=self.samples.outputs,
-        )  # fmt: skip
-        self.explainer.padding, self.explainer.network = self.samples.padding, self.samples.observer.network
-        self.explainer.form = self.samples.observer.layout.form
+        self.explainer.take(self.samples.task)
         if samples is None:
             return None
         self._take_inputs(samples[1])  # those of a checkpoint come from no batch of this fit

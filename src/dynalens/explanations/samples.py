@@ -26,6 +26,7 @@ from dynalens.explanations.names import content_ids, id_list, validation_ids
 from dynalens.explanations.regions import Regions, masks_for
 from dynalens.explanations.selection import BalancedSelection
 from dynalens.explanations.settings import SampleSettings
+from dynalens.explanations.task import Task
 from dynalens.notices import warn
 
 Ids = Callable[[], Sequence[int | str] | Tensor]
@@ -103,6 +104,14 @@ class ExplainedSamples:
     def is_chosen(self) -> bool:
         """Whether the samples that are explained in every epoch are selected."""
         return self._selected_samples is not None or self._given_samples is not None or self.by_id
+
+    @property
+    def task(self) -> Task:
+        """What is known of the network's outputs and inputs."""
+        return Task(
+            self.multi_label, self.numbers, self.outputs, self.shift, self.padding, self.observer.network,
+            self.observer.layout.form,
+        )  # fmt: skip
 
     def readable(self, batch: Any, dataset: Any) -> Any:
         """Return the batch without the index that ``IndexedDataset`` added after the label."""

@@ -39,7 +39,7 @@ def explained_units(
     """
     results, units = [], []
     for row, (ids, (inputs, labels)) in enumerate(single(samples[0], samples[1], samples[2])):
-        unit = first_unit(labels[0], multi_label=explainer.independent)
+        unit = first_unit(labels[0], multi_label=explainer.task.independent)
         of_row = None if regions is None else regions[row : row + 1]
         with _explains(explainer, unit):
             sample = ids, inputs, labels.new_tensor([unit.label])
@@ -103,7 +103,7 @@ def _doubtful_unit(
     explainer: Explainer, model: nn.Module, inputs: Tensor, labels: Tensor, doubtful_unit: tuple[int, int] | None
 ) -> ExplainedUnit:
     """Return the doubtful unit of one sample, by place and class, or label, of the worst one in the record."""
-    multi_label = explainer.independent
+    multi_label = explainer.task.independent
     if labels.ndim == 2:
         return doubtful_token(labels[0], doubtful_unit)
     run, images = explainer.units_forward(model, inputs)
