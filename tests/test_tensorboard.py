@@ -283,7 +283,6 @@ def test_a_resumed_run_continues_the_curves_of_its_suspects(tmp_path: Path) -> N
     class Looks(TrainingDynamicsMonitor):
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             assert self._log is not None
-            assert self._log.pictures is not None
             traces.append([self._log.pictures.watch.trace(i) for i in range(N)])
 
     second = Looks(top_k=N)

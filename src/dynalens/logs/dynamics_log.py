@@ -106,7 +106,7 @@ class DynamicsLog:
         self._live, self._settings, self._prefix = live, settings, tag_prefix(name)
         self._sources = sources
         self._was_flagged: Array | None = None
-        self._has_audit = False
+        self._draws, self._has_audit = True, False  # whether no picture has failed, and an audit is drawn
         self.similar: SimilarSamples | None = None
         self._newest: SimilarSamples | None = None
         last_number = last_epoch(trainer)
@@ -120,7 +120,7 @@ class DynamicsLog:
         self._audit: AuditWatch | None = None
         self._normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
         self._projector = self._new_projector(writer)
-        self.pictures: DynamicsPictures | None = self._new_pictures(trainer, feature_names(dataset), pl_module.device)
+        self.pictures = self._new_pictures(trainer, feature_names(dataset), pl_module.device)
 
     def _new_projector(self, writer: Any) -> Projector | None:
         period = self._settings.projector_every_n_epochs
@@ -144,8 +144,7 @@ class DynamicsLog:
         if not self._live.epochs:
             return
         statistics, presentations = self._live.record().statistics, dict(self._live.kept_history().readable())
-        if self.pictures is not None:
-            self.pictures.restore(statistics, presentations.items())
+        self.pictures.restore(statistics, presentations.items())
         for epoch in self._live.epochs:
             self._noise.note(presentations.get(epoch), statistics)
 
@@ -154,50 +153,57 @@ class DynamicsLog:
         self.schedule.begin_epoch()
         if self._live.dynamics is None:
             return
-        statistics, may_be_last = self._live.dynamics.compute(), may_be_last_epoch(trainer)
-        if self.pictures is not None:
-            self.pictures.may_be_last_epoch = may_be_last
-        if self._settings.prototypes and may_be_last and features is not None and self.pictures is not None:
+        statistics = self._live.dynamics.compute()
+        self.pictures.may_be_last_epoch = may_be_last_epoch(trainer)
+        if self.pictures.may_be_last_epoch:
+            if features is not None and self._settings.prototypes:
+                self._unless_off(lambda: self._follow_examples(features, statistics))
             with self._or_switched_off():
-                examples = class_examples_of(features, statistics, self._settings.prototypes)
-                self.pictures.follow_examples(examples, statistics)
-        if self._settings.audit is not None and not self._has_audit and may_be_last:
-            self._has_audit = True
-            with self._or_switched_off():
-                rows = self._live.draw_audit(self._settings.audit)
-                self._has_audit = bool(rows)
-                if self.pictures is not None:
-                    self.pictures.follow_audited(rows, statistics)
-                if rows and not keeps_all_given(statistics):
-                    self._audit = AuditWatch(rows, self._normalisation)
+                self._draw_audit(statistics)
         if self._projector is not None:
-            with self._or_switched_off():
-                self._projector.begin_epoch(epoch, statistics)
+            self._unless_off(functools.partial(self._projector.begin_epoch, epoch, statistics))
+
+    def _follow_examples(self, features: FeatureRows, statistics: SampleStatistics) -> None:
+        examples = class_examples_of(features, statistics, self._settings.prototypes)
+        self.pictures.follow_examples(examples, statistics)
+
+    def _draw_audit(self, statistics: SampleStatistics) -> None:
+        """Draw an audit, once, also if pictures are off: the record keeps it."""
+        if self._settings.audit is None or self._has_audit:
+            return
+        self._has_audit = True
+        rows = self._live.draw_audit(self._settings.audit)
+        self._has_audit = bool(rows)
+        if self._draws:
+            self.pictures.follow_audited(rows, statistics)
+        if rows and not keeps_all_given(statistics):
+            self._audit = AuditWatch(rows, self._normalisation)
 
     @property
     def copies(self) -> bool:
         """Whether ``see`` must be called with the next batch."""
-        return self._projector is not None or (self.pictures is not None and self.pictures.copies)
+        return self._draws and (self._projector is not None or self.pictures.copies)
 
     def see(self, rows: Tensor | None, inputs: Tensor | None) -> None:
         """Copy the inputs of suspects and of the projector's samples from a batch."""
-        with self._or_switched_off():
-            if self._projector is not None and rows is not None:
-                self._projector.see(rows, inputs)
-            if self.pictures is not None:
-                self.pictures.see(rows, inputs)
-            if self._audit is not None and rows is not None:
-                self._audit.see(rows, inputs)
+        self._unless_off(lambda: self._see(rows, inputs))
+
+    def _see(self, rows: Tensor | None, inputs: Tensor | None) -> None:
+        self.pictures.see(rows, inputs)
+        for watch in (self._projector, self._audit):
+            if watch is not None and rows is not None:
+                watch.see(rows, inputs)
 
     def note(self, rows: Tensor, units: UnitPresentation | None) -> None:
         """Keep the targets of an audit's samples, and which pixels of suspects' masks a step contradicts."""
-        if units is None or self.pictures is None:  # switched off, like all other parts
-            return
-        with self._or_switched_off():
-            if units.marks is not None:
-                self.pictures.watch.mark(rows, units.marks)
-            if self._audit is not None:
-                self._audit.note(rows, units)
+        if units is not None:
+            self._unless_off(lambda: self._note(rows, units))
+
+    def _note(self, rows: Tensor, units: UnitPresentation) -> None:
+        if units.marks is not None:
+            self.pictures.watch.mark(rows, units.marks)
+        if self._audit is not None:
+            self._audit.note(rows, units)
 
     def end_epoch(
         self, record: EpochRecord, features: FeatureRows | None, log_to: Any, *, also: Mapping[str, float]
@@ -210,18 +216,19 @@ class DynamicsLog:
             log_to: The Trainer; None if the epoch is not logged.
             also: Further scalars, by name.
         """
-        epoch, statistics = self._live.epochs[-1], self._live.record().statistics
+        statistics = self._live.record().statistics
         self._noise.note(record.presentations(), statistics)
-        with self._or_switched_off():
-            if self._audit is not None:
-                self._audit.take()
-            if self.pictures is not None:
-                # Their pictures pass in the epoch after: what is shown was found in the one before.
-                newest = similar_of(features, statistics, self._settings)
-                self.similar, self._newest = self._newest or newest, newest
-                self.pictures.end_epoch(epoch, statistics, record, similar=(self.similar, self._newest))
+        self._unless_off(lambda: self._take(record, features, statistics))
         if log_to is not None:
             self._write(log_to, record, features, also)
+
+    def _take(self, record: EpochRecord, features: FeatureRows | None, statistics: SampleStatistics) -> None:
+        if self._audit is not None:
+            self._audit.take()
+        # Their pictures pass in the epoch after: what is shown was found in the one before.
+        newest = similar_of(features, statistics, self._settings)
+        self.similar, self._newest = self._newest or newest, newest
+        self.pictures.end_epoch(self._live.epochs[-1], statistics, record, similar=(self.similar, self._newest))
 
     def _write(
         self, trainer: Any, record: EpochRecord, features: FeatureRows | None, also: Mapping[str, float]
@@ -238,34 +245,28 @@ class DynamicsLog:
             )
             summary |= {"noise_rate": rate.value, "suspects": int(is_flagged.sum())} | self._overlap(is_flagged)
         log_scalars(trainer, {f"{self._prefix}/dynamics/{key}": value for key, value in summary.items()}, step)
-        contrasts = self._contrasts(trainer, statistics, ids)
-        with self._or_switched_off():
-            if self.pictures is not None:
-                write = functools.partial(
-                    self.pictures.write, statistics, epoch, step, ids, contrasts,
-                    names=self._live.names, estimate=estimate,
-                )  # fmt: skip
-                self._live.attempt("pictures", write)
-            if self._projector is not None and features is not None and self._projector.is_due(epoch):
-                self._projector.write(features, statistics, step, ids)
+        write = functools.partial(
+            self.pictures.write, statistics, epoch, step, ids, self._contrasts(trainer, statistics, ids),
+            names=self._live.names, estimate=estimate,
+        )  # fmt: skip
+        self._unless_off(lambda: self._live.attempt("pictures", write))
+        if self._projector is not None and features is not None and self._projector.is_due(epoch):
+            self._unless_off(functools.partial(self._projector.write, features, statistics, step, ids))
 
     def end_fit(self) -> None:
         """Write the files at the end of a fit, and the pictures of the last epoch unless they are drawn already."""
         sentences = None
-        with self._or_switched_off():
-            if self.pictures is not None and self._live.dynamics is not None:
+        if self._live.dynamics is not None and self._draws:
+            with self._or_switched_off():
                 sentences = self.pictures.sentences(self._live.record().statistics)
-        pictures = {} if self.pictures is None else self.pictures.watch.pictures
-        audited = {} if self._audit is None else self._audit.samples
+        pictures = self.pictures.watch.pictures if self._draws else {}
+        audited = {} if self._audit is None or not self._draws else self._audit.samples
         self._live.end_files(pictures, self.similar, sentences=sentences, audited=audited)
-        with self._or_switched_off():
-            if self.pictures is not None:
-                self._live.attempt("pictures", self.pictures.finish)
-                self._live.attempt("pictures", self._draw_examples)
+        for draw in (self.pictures.finish, self._draw_examples):
+            self._unless_off(functools.partial(self._live.attempt, "pictures", draw))
 
     def _draw_examples(self) -> None:
         """Draw the sheet of prototypes, and keep it for the report."""
-        assert self.pictures is not None
         assert self._live.folder is not None
         png = self.pictures.draw_examples(self._live.sample_ids)
         if png is not None:
@@ -288,16 +289,18 @@ class DynamicsLog:
             for i in worst_samples(statistics, self._settings.top_k)
             if statistics.candidate[i] >= 0
         }
-        for source in self._sources if self.pictures is not None else ():
+        for source in self._sources if self._draws else ():
             maps = source.contrasts(trainer.lightning_module, classes)
             if maps:
                 return {str(sample): relevance for sample, relevance in maps.items()}
         return {}
 
+    def _unless_off(self, draw: Callable[[], None]) -> None:
+        """Call a function that draws or copies what is drawn, if no picture has failed yet."""
+        if self._draws:
+            with self._or_switched_off():
+                draw()
+
     def _or_switched_off(self) -> AbstractContextManager[None]:
         """Switch pictures off if one fails. The record does not need them, so the training goes on."""
-
-        def switch_off() -> None:
-            self.pictures = self._projector = self._audit = None
-
-        return switched_off_on_error("Pictures of the record", switch_off)
+        return switched_off_on_error("Pictures of the record", functools.partial(setattr, self, "_draws", False))
