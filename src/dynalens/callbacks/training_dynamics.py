@@ -37,8 +37,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
             callable(batch) that returns them, or its dotted path. Strings are ids, and so are integers of an iterable
             dataset or of a dataset in a Subset: each new id gets a row in the record.
         capture: How to find logits and targets. "auto" takes the first of these that it finds: ``logits`` and
-            ``targets`` in the dict that ``training_step`` returns; a call of ``cross_entropy``, ``nll_loss`` or
-            ``binary_cross_entropy_with_logits``; for a regression ``predictions`` and ``targets`` in that dict, or a
+            ``targets`` in the dict that ``training_step`` returns; a call of ``cross_entropy``, ``nll_loss``,
+            ``multi_margin_loss`` or a binary loss; for a regression ``predictions`` and ``targets`` in that dict, or a
             call of ``mse_loss``, ``l1_loss``, ``smooth_l1_loss`` or ``huber_loss`` with labels of the batch; the
             softmax or sigmoid before the loss, with the batch's labels. "labels" is "auto" for samples with any number
             of labels, even if each has exactly one in the first batch (``docs/units.md``). "loss" ignores the dict.

@@ -53,11 +53,10 @@ def audit_plan(
             on :func:`audit` takes these answers for this record. None: the answers were given for this record.
 
     Returns:
-        A table with the columns ``sample_id``; ``label``, the given label; and ``probability``, in (0, 1], with which
-        the sample was drawn: n_h / N_h, if n_h of the N_h samples of its stratum are drawn; and ``name``, if samples
-        have names. If samples do not have one
-        class each, ``label`` is a text: the numbers of the labels of a sample, the target of a regression, or an empty
-        text if the record keeps only one of several labels.
+        A table with the columns ``sample_id``; ``label``, the given label; ``probability``, in (0, 1], with which the
+        sample was drawn: n_h / N_h, if n_h of the N_h samples of its stratum are drawn; and ``name``, if samples have
+        names. If samples do not have one class each, ``label`` is a text: the numbers of the labels of a sample, the
+        target of a regression, or an empty text if the record keeps only one of several labels.
 
     Raises:
         ValueError: If ``n`` or ``seed`` are out of range, if ``answers`` are not of a plan of this record, or if

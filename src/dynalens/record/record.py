@@ -47,8 +47,8 @@ class Record:
     """What a run recorded of each of its N samples, and what follows for their labels.
 
     You get one from :attr:`TrainingDynamicsMonitor.record` after at least one epoch, or from the folder of a run by
-    :func:`~dynalens.load_record`. The first question about the labels reads the history and assesses all labels. Later
-    questions use this assessment.
+    :func:`~dynalens.load_record`. Without Lightning, make one of what :class:`~dynalens.TrainingDynamics` returns. The
+    first question about the labels reads the history and assesses all labels. Later questions use this assessment.
 
     Attributes:
         statistics: Statistics of each sample.
