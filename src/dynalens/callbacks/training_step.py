@@ -160,7 +160,7 @@ class TrainingStep:
             self._told_of_miss = True
             warn(
                 f"{error} The first steps of this fit could be read, so training goes on. Such steps are not "
-                "recorded, and `incomplete_epochs` names their epochs."
+                "recorded, and `table().attrs['incomplete_epochs']` names their epochs."
             )
 
     def keep_features(self, presentation: Presentation, num_samples: int) -> None:

@@ -8,7 +8,7 @@ from dynalens.units.kinds import BITS, LABELS, UnitKind
 from dynalens.units.presentation import UnitPresentation, presented
 
 MOST_LABELS = 512
-"""Labels up to which each (sample, label) has a record: eight bytes each, 4 KiB for a sample."""
+"""Labels up to which each (sample, label) has a record: 6 bytes each, 3 KiB for a sample."""
 _NONE = -1
 
 
