@@ -157,6 +157,14 @@ def test_words_that_find_no_room_are_an_ellipsis_in_the_last_line() -> None:
     assert (long[24:40] == 255).all(axis=2).mean() > (short[24:40] == 255).all(axis=2).mean()
 
 
+def test_the_most_relevant_words_of_a_long_text_are_shown() -> None:
+    words = [f"word{i}" for i in range(90)]
+    for place in (0, 1, 45, 70, 89):
+        cell = words_cell(words, np.eye(90)[place], (120, 70), is_signed=True)
+        pixels = np.asarray(cell).astype(int)
+        assert (pixels[..., 0] - pixels[..., 2] > 60).sum() > 400  # half of the area of a word
+
+
 def test_a_sheet_and_a_film_of_words_have_a_band_for_each_method_and_epoch() -> None:
     words = ("the", "film", "was", "good")
     maps = {"a": np.array([0.0, 0.0, 0.0, 1.0]), "b": np.array([0.0, -1.0, 0.0, 1.0])}

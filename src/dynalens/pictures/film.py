@@ -15,7 +15,7 @@ _CELL = 96
 _LARGEST_CELL = 48
 _SCALE = 2
 _MARGIN = 32
-_WORDS, _MOST_LINES = WIDTH - 2 * GAP - _MARGIN, 3
+_WORDS, _MOST_LINES = WIDTH - 2 * GAP - _MARGIN, 2
 """Width of words in pixels of the card, at which letters stay legible, and the most lines of words per epoch."""
 
 

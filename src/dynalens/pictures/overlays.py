@@ -142,7 +142,9 @@ def signal_cell(signal: Array, relevance: Array | None, size: tuple[int, int], *
 def words_cell(
     words: Sequence[str], relevance: Array, size: tuple[int, int], *, is_signed: bool, type_size: int = 16
 ) -> Image.Image:
-    """Return words, each with its relevance as background. Words without room are left out with an ellipsis.
+    """Return words, each with its relevance as background.
+
+    If there is no room for all of them, the lines with the most relevance are shown, between ellipses.
 
     Args:
         words: T words. Blank ones, such as padding, are not drawn.
@@ -154,8 +156,12 @@ def words_cell(
     cell = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(cell)
     tints = _pale_colours(relevance, is_signed=is_signed).round().astype(int).tolist()
-    lines, height = word_lines(words, size[0], type_size), type_size + _LEADING
+    height = type_size + _LEADING
     room = max(1, size[1] // height)
+    start = _first_shown(word_lines(words, size[0], type_size), np.abs(_strength(relevance, is_signed=True)), room)
+    if start:
+        words, tints = ("…", *words[start:]), [PAPER, *tints[start:]]
+    lines = word_lines(words, size[0], type_size)
     for number, line in enumerate(lines[:room]):
         x, y = 2.0, 2.0 + number * height
         is_cut = number + 1 == room < len(lines)
@@ -167,6 +173,15 @@ def words_cell(
         if is_cut:
             write(draw, (x + 2, y + 1), "…", type_size)
     return cell
+
+
+def _first_shown(lines: Sequence[Sequence[int]], strength: Array, room: int) -> int:
+    """Return the first word of so many lines that have the most relevance together; 0 if there is room for all."""
+    if len(lines) <= room:
+        return 0
+    totals = np.convolve([strength[line].sum() for line in lines], np.ones(room), "valid")
+    best = np.flatnonzero(np.isclose(totals, totals.max()))
+    return lines[best[len(best) // 2]][0] if totals.max() > totals[0] else 0
 
 
 def word_lines(words: Sequence[str], width: int, type_size: int) -> list[list[int]]:

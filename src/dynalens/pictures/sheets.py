@@ -16,7 +16,7 @@ from dynalens.pictures.overlays import AGAINST, FOR, RELEVANT, Shown, input_cell
 _LARGEST_CELL = 64
 _SMALLEST_CELL = 32
 _FEW_COLUMNS = 6
-_MOST_LINES = 8
+_MOST_LINES = 5
 _RANDOM: Colour = (175, 175, 175)
 
 
