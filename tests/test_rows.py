@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, StackDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, StackDataset, Subset, TensorDataset, default_collate
 
 from dynalens import CaptureError, IndexedDataset, RelabelledDataset, SampleIdentityError, TrainingDynamicsMonitor
 from dynalens.capture import Presentation
@@ -770,3 +770,23 @@ def test_two_classes_in_turn_backwards_are_another_order_and_no_renumbering() ->
         {("label",): torch.tensor([0, 1, 0, 1, 1])}, torch.tensor([1, 0, 1, 0, 0]), classes=2, is_traced=False
     )
     assert renumbered.confirmed
+
+
+def with_nodes(samples: list[Any]) -> list[Any]:
+    """As of graphs: three nodes for each sample stand in one tensor."""
+    x, y = default_collate(samples)
+    return [x, y, torch.arange(3 * len(y))]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda batch: [part.clone() for part in batch], lambda batch: [*permuted(batch[:2]), batch[2]]],
+    ids=["copies", "reorders"],
+)
+def test_a_hook_may_get_tensors_with_other_numbers_of_rows(
+    tmp_path: Path, change: Callable[[list[Any]], list[Any]]
+) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    data = partial(loader, collate_fn=with_nodes)
+    module = fit_undisturbed(tmp_path, monitor, lambda: Hooked(change), data=data, max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)

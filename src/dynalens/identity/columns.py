@@ -85,12 +85,13 @@ def _has_one_row(value: Any) -> bool:
     return value.shape[:1] == (1,)
 
 
-def columns_of_batch(batch: Any, *, copies: bool = False) -> dict[Path, Column]:
+def columns_of_batch(batch: Any, *, copies: bool = False, length: int | None = None) -> dict[Path, Column]:
     """Return the columns of a batch: tensors, arrays, and lists of strings or numbers.
 
     Args:
         batch: What a collate function or a hook returned.
         copies: Whether to copy tensors that are on a device. If not, these are left out.
+        length: If it is given, columns of another length, such as those of the nodes of graphs, are left out.
     """
     columns: dict[Path, Column] = {}
     single: dict[Path, list[Any]] = {}
@@ -107,7 +108,8 @@ def columns_of_batch(batch: Any, *, copies: bool = False) -> dict[Path, Column]:
             if column is not None:
                 columns[path] = column
     lists = {path: _tensor([value.item() for value in values]) for path, values in single.items() if len(values) > 1}
-    return {path: column for path, column in lists.items() if column is not None} | columns
+    columns = {path: column for path, column in lists.items() if column is not None} | columns
+    return {path: column for path, column in columns.items() if length in (None, len(column))}
 
 
 def columns_of_rows(batch: Any) -> dict[Path, Column]:

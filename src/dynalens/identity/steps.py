@@ -150,7 +150,7 @@ class StepRows:
         if TRACE.mixes(presentation.step_targets):
             raise SampleIdentityError(MIXED)
         delivered = None if is_own else self._identity.delivered(trainer, rows)
-        order = self._order_after_hooks(delivered, part)
+        order = self._order_after_hooks(delivered, part, len(rows))
         after_hooks = rows if order is None else rows[order]
         source = TRACE.source(presentation.step_targets)
         choice = source.rows if source is not None and source.is_choice else None
@@ -297,11 +297,11 @@ class StepRows:
         if labels.shape == targets.shape:
             self.others.compare(labels, targets, is_traced=source is not None)
 
-    def _order_after_hooks(self, delivered: Any, part: Any) -> list[int] | None:
+    def _order_after_hooks(self, delivered: Any, part: Any, count: int) -> list[int] | None:
         if not self._has_hooks or delivered is None or not (self._has_moved or self._comparisons_left > 0):
             return None
         self._comparisons_left -= 1
-        columns_before = {path: list(column) for path, column in columns_of_batch(delivered).items()}
+        columns_before = {path: list(column) for path, column in columns_of_batch(delivered, length=count).items()}
         columns_after = columns_of_batch(part, copies=True)
         try:
             order = order_of_rows(columns_before, columns_after, arrays=True)
@@ -311,9 +311,7 @@ class StepRows:
         return order
 
     def _compare(self, batch: Any, rows: Tensor, target_rows: Tensor, presentation: Any, *, is_traced: bool) -> None:
-        columns = {
-            path: column for path, column in columns_of_batch(batch, copies=True).items() if len(column) == len(rows)
-        }
+        columns = columns_of_batch(batch, copies=True, length=len(rows))
         if target_rows is not rows:
             columns = columns_of_samples(columns, rows.tolist(), target_rows.tolist())
         targets, classes, step_targets = presentation.targets, presentation.logits.shape[1], presentation.step_targets
