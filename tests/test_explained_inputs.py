@@ -324,12 +324,12 @@ def test_given_samples_whose_labels_are_no_classes_are_refused(numbers: Tensor) 
 
 def test_zeros_and_ones_of_a_loss_of_numbers_are_told_before_the_first_map(tmp_path: Path) -> None:
     data = TensorDataset(images(), (labels() > 0).long())
-    with pytest.warns(UserWarning, match="takes 0 and 1 as two classes") as caught:
+    with pytest.warns(UserWarning, match="takes labels as classes and outputs as their logits") as caught:
         fit(
             tmp_path, attribution_monitor(methods="saliency", metrics=()), model=Regression(), max_epochs=2,
             data=lambda: loader(data), val=lambda: loader(data, shuffle=False),
         )  # fmt: skip
-    assert len([w for w in caught if "takes 0 and 1" in str(w.message)]) == 1
+    assert len([w for w in caught if "takes labels as classes" in str(w.message)]) == 1
 
 
 def test_classes_that_a_sum_of_squares_compares_by_class_are_explained_without_a_word(tmp_path: Path) -> None:
@@ -340,6 +340,19 @@ def test_classes_that_a_sum_of_squares_compares_by_class_are_explained_without_a
     monitor = attribution_monitor(methods="saliency", metrics=(), num_samples=2, on_error="raise")
     fit(tmp_path, monitor, model=LeastSquares(), val=in_order, max_epochs=1)
     assert explanation(tmp_path, 0)["labels"].tolist() == labels()[:2].tolist()
+
+
+def test_embeddings_are_told_before_the_first_map(tmp_path: Path) -> None:
+    class Embeds(Module):
+        def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+            distances, is_same = torch.cdist(logits, logits), (y[:, None] == y).float()
+            return (is_same * distances + (1 - is_same) * (1 - distances).clamp(min=0)).mean()
+
+    with pytest.warns(UserWarning, match="takes labels as classes and outputs as their logits.*embeddings"):
+        fit(
+            tmp_path, attribution_monitor(methods="saliency", metrics=(), num_samples=2), model=Embeds(),
+            val=in_order, max_epochs=1,
+        )  # fmt: skip
 
 
 def test_a_key_that_the_batch_lacks_does_not_end_the_fit(tmp_path: Path) -> None:
@@ -364,7 +377,7 @@ def test_a_binary_loss_with_floating_targets_is_explained(tmp_path: Path) -> Non
 
 def test_floating_targets_without_a_classification_loss_are_told(tmp_path: Path) -> None:
     data = TensorDataset(images(), (labels() > 0).float())
-    with pytest.warns(UserWarning, match="takes 0 and 1 as two classes"):
+    with pytest.warns(UserWarning, match="takes labels as classes and outputs as their logits"):
         fit(
             tmp_path, attribution_monitor(methods="saliency", steps=2), model=Regression(), max_epochs=1,
             data=lambda: loader(data), val=lambda: loader(data, shuffle=False),

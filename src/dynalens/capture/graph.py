@@ -262,6 +262,19 @@ def is_of_numbers(loss: Tensor) -> bool:
     return one_each and not any(node.name() in ACTIVATIONS for node in nodes)
 
 
+def tells_outputs(loss: Tensor) -> bool:
+    """Return whether a loss has a softmax or sigmoid of outputs, or compares them with numbers by a loss of torch.
+
+    Losses of embeddings, which compare outputs with each other, do not.
+
+    Example:
+        >>> z = torch.ones(2, 3, requires_grad=True)
+        >>> tells_outputs(z.softmax(1).log().mean()), tells_outputs(torch.cdist(z, z).mean())
+        (True, False)
+    """
+    return any(node.name() in (*ACTIVATIONS, *_REGRESSION) for node in _nodes_of_loss(loss))
+
+
 def chooses_rows(nodes: Iterable[Node]) -> bool:
     """Return whether rows were selected or reordered between the network and these operations.
 

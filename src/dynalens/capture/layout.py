@@ -12,7 +12,7 @@ from dynalens.capture.columns import joined_columns
 from dynalens.capture.entries import Path, entry_at, leaves
 from dynalens.capture.flat_targets import FlatTargets
 from dynalens.capture.given_inputs import GivenInputs
-from dynalens.capture.graph import is_of_numbers
+from dynalens.capture.graph import is_of_numbers, tells_outputs
 from dynalens.capture.input_calls import ModuleCall, calls_to_logits, form_of_inputs, other_inputs, path_of_inputs
 from dynalens.capture.labels import class_labels
 from dynalens.capture.loss_tap import BINARY, IGNORE_INDEX, TAP, DirectImports, LossCall
@@ -43,6 +43,8 @@ class BatchLayout:
         loss: Name of the loss function; None where none was seen.
         ignore_index: The target that this loss ignores.
         of_numbers: Whether the step had no classification loss, but a loss that compares numbers, as a regression has.
+        of_scores: Whether no loss of the step tells what outputs are. They may be embeddings, which it compares with
+            each other.
         dense: Whether the loss has a class, or labels, for each token or pixel of a sample.
         units: How the entry at ``labels`` holds the labels of tokens or pixels.
         shift: By how many positions the logits for a token come earlier than the token: 1 in a causal language model.
@@ -58,6 +60,7 @@ class BatchLayout:
     loss: str | None = None
     ignore_index: int = IGNORE_INDEX
     of_numbers: bool = False
+    of_scores: bool = False
     dense: bool = False
     units: UnitLabels = CLASSES
     shift: int = 0
@@ -113,6 +116,7 @@ class BatchObserver:
         self._model: nn.Module | None = None
         self.network = Network()
         self._of_numbers, self.num_targets = False, 0
+        self._passes: list[bool] = []  # whether the loss of each backward pass tells what outputs are
         self._numbering = Numbering()
 
     @property
@@ -145,6 +149,7 @@ class BatchObserver:
             self._loss = loss
             with suppress(Exception):  # a graph that says nothing
                 self._of_numbers = is_of_numbers(loss)
+                self._passes.append(tells_outputs(loss))
 
     def finish(self, units: tuple[str, Tensor] | None = None) -> None:
         """The training step has ended: work out where its inputs and targets stand.
@@ -175,6 +180,7 @@ class BatchObserver:
         """End the watch, and drop the step's tensors."""
         self.stop()
         self._leaves, self._calls, self._losses, self._model, self._loss = [], [], [], None, None
+        self._passes = []
         self._runs.forget()
         self._given.forget()
 
@@ -240,6 +246,7 @@ class BatchObserver:
             loss=layout.loss or (loss.name if loss is not None else None),
             ignore_index=loss.ignore_index if loss is not None else layout.ignore_index,
             of_numbers=loss is None and self._of_numbers,
+            of_scores=loss is None and bool(self._passes) and not any(self._passes),
             dense=layout.dense or targets.dense,
             units=layout.units if layout.labels else targets.units,
             shift=layout.shift or targets.shift,

@@ -352,12 +352,12 @@ class ExplainedSamples:
                 "images) -> logits, or leave AttributionMonitor out. If this is a regression, put a "
                 "TrainingDynamicsMonitor before AttributionMonitor in `callbacks`: then its outputs are explained."
             )
-        is_guess = layout.loss is None and (labels.is_floating_point() or layout.of_numbers)
+        is_guess = layout.loss is None and (labels.is_floating_point() or layout.of_numbers or layout.of_scores)
         if is_guess and one_number and self._inputs == "auto" and not self._has_told:
             self._has_told = True
             warn(
-                "Expected a classification loss in `training_step`, because the labels are floating numbers, got none. "
-                "AttributionMonitor takes 0 and 1 as two classes. If they are not classes, pass `inputs=` and "
+                "Expected a classification loss in `training_step`, got none. AttributionMonitor takes labels as "
+                "classes and outputs as their logits. If they are not, as embeddings or numbers, pass `inputs=` and "
                 "`forward=`, or leave the callback out."
             )
 
