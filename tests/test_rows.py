@@ -555,7 +555,7 @@ def test_targets_that_labels_and_another_column_tell_are_recorded(tmp_path: Path
 def test_a_neighbour_in_the_place_of_a_broken_sample_is_noticed_in_the_first_epoch(tmp_path: Path) -> None:
     module = Classifier()
     with pytest.raises(
-        SampleIdentityError, match=r"labels that Neighbour shows, got 2 samples with another one, 3, 13"
+        SampleIdentityError, match=r"labels that Neighbour shows, got 2 samples with another one, at position 3, 13"
     ):
         fit(tmp_path, TrainingDynamicsMonitor(), model=module, data=lambda: loader(Neighbour()))
     assert {epoch for epoch, *_ in module.seen} == {0}

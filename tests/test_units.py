@@ -350,7 +350,7 @@ def test_rows_of_the_dataset_that_have_little_to_do_with_the_targets_are_not_com
     data.tensors[1][:12] = 1 - data.tensors[1][:12]
     check_given_rows(data, np.arange(N), given, is_same=False)
     data.tensors[1][2:12] = bits()[2:12]
-    with pytest.raises(SampleIdentityError, match=r"got 2 samples with another one, 0, 1\."):
+    with pytest.raises(SampleIdentityError, match=r"got 2 samples with another one, at position 0, 1\."):
         check_given_rows(data, np.arange(N), given, is_same=False)
 
 

@@ -320,7 +320,8 @@ def check_given_rows(dataset: Any, index: Array, targets_of_epoch: Array, *, is_
 
 def _refuse(dataset: Any, wrong_samples: Array) -> None:
     if len(wrong_samples):
-        report = f"{len(wrong_samples)} samples with another one, {', '.join(map(str, wrong_samples[:5].tolist()))}"
+        positions = ", ".join(map(str, wrong_samples[:5].tolist()))
+        report = f"{len(wrong_samples)} samples with another one, at position {positions}"
         raise SampleIdentityError(
             NOT_GIVEN.format(type(dataset).__name__, f"{report}{' and so on' if len(wrong_samples) > 5 else ''}")
         )
