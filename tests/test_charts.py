@@ -112,12 +112,12 @@ def test_cells_count_each_point_of_the_unit_square_once(points: list[tuple[float
 
 def test_the_data_map_shows_right_and_wrong_samples_where_they_belong() -> None:
     st_ = record(
-        2, confidence=np.array([0.9, 0.1]), variability=np.array([0.05, 0.45]), correctness=np.array([1.0, 0.0])
+        2, confidence=np.array([0.9, 0.1]), variability=np.array([0.05, 0.1]), correctness=np.array([1.0, 0.0])
     )
     pixels = np.asarray(charts.data_map(st_)).astype(int)
     left, top = LEFT, TOP
     right_sample = pixels[top + round(0.1 * PLOT[1]) - 1, left + round(0.1 * PLOT[0]) - 1]
-    wrong_sample = pixels[top + round(0.9 * PLOT[1]) - 1, left + round(0.9 * PLOT[0]) - 1]
+    wrong_sample = pixels[top + round(0.9 * PLOT[1]) - 1, left + round(0.2 * PLOT[0]) - 1]
     mixed = [0.5 * np.array(colour) + 0.5 * np.array(PAPER) for colour in (BLUE, ORANGE)]
     np.testing.assert_allclose(right_sample, mixed[0], atol=1)
     np.testing.assert_allclose(wrong_sample, mixed[1], atol=1)
@@ -261,9 +261,9 @@ def test_the_matrix_of_several_labels_says_which_are_missing_and_which_extra(mon
     assert {"cat", "owl"} <= set(written)
 
 
-LABEL = {"data map": ["variability of p(label)", "mean p(label)", "hard or mislabeled"]}
+LABEL = {"data map": ["variability of p(label)", "mean p(label)", "left: hard or mislabeled"]}
 LABEL |= {"analysis": ["max p - p(label)", "mislabeled?"], "margins": ["mean margin (logits)"]}
-CLOSENESS = {"data map": ["variability of closeness", "mean closeness", "hard or wrong target"]}
+CLOSENESS = {"data map": ["variability of closeness", "mean closeness", "left: hard or wrong target"]}
 CLOSENESS |= {"analysis": ["1 - 2 closeness, at least 0", "wrong target?"]}
 CLOSENESS |= {"margins": ["mean log(tolerance / |residual|)"]}
 

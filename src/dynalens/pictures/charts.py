@@ -52,8 +52,9 @@ def data_map(statistics: SampleStatistics, subtitle: str = "") -> Image.Image:
     assert cells.mean is not None
     axes.raster(_mixed_with_paper(colours_of(np.nan_to_num(cells.mean), AGREEMENT), cells.samples))
     axes.legend([("strong: many samples, pale: few", FAINT)])
-    axes.name(0.03, 0.04, f"hard or {_mislabeled(statistics)}", "ld")
-    axes.name(0.98, 0.5, "ambiguous", "rm")
+    # In the corners at the right, where there are no samples: the variability is at most sqrt(p (1 - p)).
+    axes.name(0.98, 0.03, f"left: hard or {_mislabeled(statistics)}", "rd")
+    axes.name(0.98, 0.97, "right: ambiguous", "ra")
     return axes.image
 
 
