@@ -157,6 +157,26 @@ def test_words_that_find_no_room_are_an_ellipsis_in_the_last_line() -> None:
     assert (long[24:40] == 255).all(axis=2).mean() > (short[24:40] == 255).all(axis=2).mean()
 
 
+def test_a_sheet_names_the_columns_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def noted(draw: Any, position: Any, text: str, *arguments: Any, **options: Any) -> float:
+        written.append(text)
+        return write(draw, position, text, *arguments, **options)
+
+    monkeypatch.setattr("dynalens.pictures.sheets.write", noted)
+    row = ExplanationRow(np.ones(3), "yes", "no", 0.2, {"a": np.ones(3)})
+    sheets = [
+        explanation_sheet([row], fractions=FRACTIONS, title="t", columns=columns)
+        for columns in (None, ["age", "height", "income"], ["age"], ["a" * 300] * 3)
+    ]
+    assert "bars: age, height, income" in written
+    assert [sheet.height - sheets[0].height for sheet in sheets] == [0, 2 * LINE, 0, 0]
+    wide = ExplanationRow(np.ones(99), "yes", "no", 0.2, {"a": np.ones(99)})
+    plain, named = (explanation_sheet([wide], fractions=FRACTIONS, title="t", columns=c) for c in (None, ["long"] * 99))
+    assert plain.height == named.height
+
+
 def test_the_most_relevant_words_of_a_long_text_are_shown() -> None:
     words = [f"word{i}" for i in range(90)]
     for place in (0, 1, 45, 70, 89):

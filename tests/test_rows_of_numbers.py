@@ -12,10 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from dynalens import TrainingDynamicsMonitor, load_record
+from dynalens import AttributionMonitor, TrainingDynamicsMonitor, load_record
 from dynalens.cli import main
 from dynalens.datasets import feature_names
-from dynalens.pictures import SuspectWatch
+from dynalens.pictures import SuspectWatch, explanation_sheet
 from dynalens.report import write_report
 from test_audit_page import content_of
 from training import Classifier, K, N, fit, labels, loader
@@ -44,7 +44,11 @@ class RowClassifier(Classifier):
 
 
 def fitted(
-    path: Path, *monitors: TrainingDynamicsMonitor, width: int = 5, data: Any = None, **options: Any
+    path: Path,
+    *monitors: TrainingDynamicsMonitor | AttributionMonitor,
+    width: int = 5,
+    data: Any = None,
+    **options: Any,
 ) -> RowClassifier:
     torch.manual_seed(0)
     model = RowClassifier(width)
@@ -162,3 +166,21 @@ def test_rows_are_copied_in_the_last_epoch_alone(tmp_path: Path, monkeypatch: py
     first = batches[: -len(loader())]  # looked at to learn what the inputs are
     assert sum(batches[len(first) :]) == N
     assert len(first) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger", "ignore:grad_cam is left out")
+@pytest.mark.parametrize(("options", "expected"), [({}, COLUMNS), ({"inputs": lambda batch: batch}, None)])
+def test_the_sheet_of_explanations_has_the_names_of_columns_that_the_user_has_not_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: Any
+) -> None:
+    shown: list[Any] = []
+
+    def noted(*arguments: Any, columns: Any, **others: Any) -> Any:
+        shown.append(columns)
+        return explanation_sheet(*arguments, columns=columns, **others)
+
+    monkeypatch.setattr("dynalens.explanations.pictures.explanation_sheet", noted)
+    data = TensorDataset(rows().nan_to_num(), labels())
+    data.feature_names = COLUMNS  # type: ignore[attr-defined]  # as users set it
+    fitted(tmp_path, AttributionMonitor(metrics=(), methods="saliency", **options), data=data, max_epochs=1)
+    assert shown == [expected]

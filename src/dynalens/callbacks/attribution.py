@@ -11,6 +11,7 @@ from dynalens.attribution import Method, resolved_methods
 from dynalens.callbacks.base import Setting
 from dynalens.callbacks.paced import PacedMonitor
 from dynalens.callbacks.tracked_samples import TrackedSamples
+from dynalens.datasets import feature_names
 from dynalens.dynamics import Array
 from dynalens.explanations import (
     EpochExplanations,
@@ -217,6 +218,8 @@ class AttributionMonitor(PacedMonitor):
         self._attempt(folder.name, lambda: forget_epochs(folder, epoch))
         show_as_trained(self._pictures, trainer, pl_module)
         self._pictures.names = self._tracked_samples.class_names or self._pictures.names
+        if self.inputs == "auto":  # others may have the columns in another order
+            self._pictures.columns = feature_names(self._tracked_samples.dataset(trainer))
         writer = tensorboard_writer(trainer)
         if writer is not None:
             write_layout(writer, chart_layouts(trainer))

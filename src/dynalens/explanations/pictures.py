@@ -20,12 +20,14 @@ class ExplanationPictures:
     Attributes:
         names: Name of each class, or None.
         normalisation: Of the inputs, or None.
+        columns: Names of the columns of a table, or None.
     """
 
     def __init__(self, sink: Sink, prefix: str, decode: Callable[[int], str] | None = None) -> None:
         self._sink, self._prefix, self._decode = sink, prefix, decode
         self.names: Sequence[str] | None = None
         self.normalisation: Normalisation | None = None
+        self.columns: Sequence[str] | None = None
         self._films: dict[str, FilmStrip] = {}
         self._film_labels: list[str] = []
         self._film_colours = True
@@ -56,7 +58,8 @@ class ExplanationPictures:
     def _write_sheet(
         self, explanations: EpochExplanations, rows: Sequence[ExplanationRow], epoch: int, step: int
     ) -> None:
-        sheet = explanation_sheet(rows, fractions=explanations.fractions().numpy(), title=explanations.title(epoch))
+        fractions, title = explanations.fractions().numpy(), explanations.title(epoch)
+        sheet = explanation_sheet(rows, fractions=fractions, title=title, columns=self.columns)
         self._sink.image(f"{self._prefix}/explanations", sheet, step)
 
     def _write_robustness(self, robustness: Robustness, epoch: int, step: int) -> None:

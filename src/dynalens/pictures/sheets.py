@@ -11,12 +11,23 @@ from PIL import Image, ImageDraw
 from dynalens.dynamics import Array
 from dynalens.pictures.card import FRAME, GAP, LINE, TEXT, WIDTH, Card
 from dynalens.pictures.drawing import FAINT, GRID, LINES, PAPER, RIGHT, WRONG, Colour, text_that_fits, text_width, write
-from dynalens.pictures.overlays import AGAINST, FOR, RELEVANT, Shown, input_cell, map_cell, words_cell, words_height
+from dynalens.pictures.overlays import (
+    AGAINST,
+    FOR,
+    RELEVANT,
+    Shown,
+    input_cell,
+    map_cell,
+    word_lines,
+    words_cell,
+    words_height,
+)
 
 _LARGEST_CELL = 64
 _SMALLEST_CELL = 32
 _FEW_COLUMNS = 6
 _MOST_LINES = 5
+_MOST_LINES_OF_NAMES = 3
 _RANDOM: Colour = (175, 175, 175)
 
 
@@ -52,7 +63,9 @@ class ExplanationRow:
     explained_for: str = ""
 
 
-def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title: str) -> Image.Image:
+def explanation_sheet(
+    rows: Sequence[ExplanationRow], *, fractions: Array, title: str, columns: Sequence[str] | None = None
+) -> Image.Image:
     """Return one picture: for each sample the input, and of each method the overlay and beside it the curves.
 
     A blue frame is a right prediction, an orange one a wrong one.
@@ -61,31 +74,43 @@ def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title
         rows: The samples; all with the same methods.
         fractions: Abscissa of the curves, ``(steps + 1,)``.
         title: First line of the picture.
+        columns: Names of the columns of a table, which are written above the rows if three lines have room for them.
 
     Words are shown over the width of the picture, coloured by one method below the other.
     """
     if isinstance(rows[0].image, tuple):
         return _sheet_of_words(rows, fractions, title)
-    columns = _columns(rows[0])
+    cells_of = _columns(rows[0])
     is_signed = _signs(rows)
-    column_count = sum(map(len, columns.values()))
+    column_count = sum(map(len, cells_of.values()))
     side = max(min(_LARGEST_CELL, (WIDTH - GAP) // column_count - GAP), _SMALLEST_CELL)
     width = max(WIDTH, GAP + column_count * (side + GAP))
-    keys = _keys(is_signed, rows[0])
-    top = 2 * LINE + 6 + LINE * (len(keys) > 0)
+    keys, names = _keys(is_signed, rows[0]), _lines_of_names(rows[0].image, columns or ())
+    top = 2 * LINE + 6 + LINE * ((len(keys) > 0) + len(names))
     pitch = LINE + side + 2 * GAP
     # Cells of many columns are narrow; at their actual size they should still show something.
     card = Card(top + len(rows) * pitch, scale=2 if column_count <= _FEW_COLUMNS else 3, width=width)
     write(card.draw, (GAP, 2), title, TEXT + 1, width=WIDTH - 2 * GAP)
     _legend(card.draw, keys)
-    for method, cells in columns.items():
+    for number, line in enumerate(names):
+        write(card.draw, (GAP, LINE * (1 + (len(keys) > 0) + number) + 3), line, TEXT, width=WIDTH - 2 * GAP)
+    for method, cells in cells_of.items():
         x, name = GAP + cells.start * (side + GAP), method.replace("_", "-") or "input"
         write(card.draw, (x, top - LINE - 2), name, TEXT, fill=FAINT, width=len(cells) * (side + GAP) - GAP)
     for number, row in enumerate(rows):
         y = top + number * pitch
         _caption(card.draw, (GAP, y), row)
-        _cells_of_row(card, y + LINE + FRAME, side, row, columns=columns, is_signed=is_signed, fractions=fractions)
+        _cells_of_row(card, y + LINE + FRAME, side, row, columns=cells_of, is_signed=is_signed, fractions=fractions)
     return card.image()
+
+
+def _lines_of_names(row: Shown, names: Sequence[str]) -> list[str]:
+    """Return the names of a table's columns in the order of their bars; none if they are others, or too many."""
+    if isinstance(row, tuple) or row.shape != (len(names),):
+        return []
+    words = ("bars:", *(f"{name}," for name in names[:-1]), *names[-1:])
+    lines = word_lines(words, WIDTH - 2 * GAP, TEXT)
+    return [" ".join(words[i] for i in line) for line in lines] if len(lines) <= _MOST_LINES_OF_NAMES else []
 
 
 def _columns(row: ExplanationRow) -> dict[str, range]:
