@@ -13,6 +13,7 @@ from dynalens import Record, TrainingDynamics, prototypes, similar_samples
 from dynalens.embeddings import mmd_critic
 from dynalens.embeddings.neighbours import similar_rows
 from dynalens.record import RecordMeta
+from dynalens.units import regression
 
 
 def some_rows(n: int = 14, seed: int = 0) -> Tensor:
@@ -128,6 +129,16 @@ def test_similar_samples_and_prototypes_are_named_by_their_ids() -> None:
     margin = logits[:, 0] - logits[:, 1]
     hardest = table[(table["label"] == 0) & (table["kind"] == "hardest")]["sample_id"].tolist()
     assert hardest == [ids[i] for i in sorted(range(0, 12, 2), key=lambda i: float(margin[i]))[:2]]
+
+
+@pytest.mark.parametrize("function", [similar_samples, prototypes])
+def test_samples_with_numbers_are_refused(function: Any) -> None:
+    dynamics, targets = TrainingDynamics(4), torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    dynamics.update_units(range(4), regression(torch.ones(4, 1), targets, torch.ones(4, 1)))
+    dynamics.end_epoch(0)
+    record = Record(statistics=dynamics.compute(), meta=RecordMeta(4, [0]), root_index=np.arange(4))
+    with pytest.raises(ValueError, match=r"Expected a record of one label .* of a regression\. Leave"):
+        function(record, torch.ones(4, 2))
 
 
 @pytest.mark.parametrize("function", [similar_samples, prototypes])

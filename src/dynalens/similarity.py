@@ -35,8 +35,8 @@ def similar_samples(record: Record | KeepsRecord, embeddings: Any, n: int = 20, 
         ``similar_suggested`` are lists of at most k ids, the most similar first.
 
     Raises:
-        ValueError: If ``n`` or ``k`` is not positive, the embeddings do not fit the record, or its samples have several
-            labels.
+        ValueError: If ``n`` or ``k`` is not positive, the embeddings do not fit the record, or its samples do not have
+            one label each.
 
     Example:
         >>> import torch
@@ -52,6 +52,7 @@ def similar_samples(record: Record | KeepsRecord, embeddings: Any, n: int = 20, 
     """
     check_positive(n=n, k=k)
     source = _record(record)
+    source.statistics.of_one_label("similar samples")
     table, ids = source.suspects(n)[["label", "suggested"]].copy(), source.shown_ids()
     similar = similar_of(source, embeddings, table.index, k)
     for name, neighbours in (("similar_given", similar.label_rows), ("similar_suggested", similar.suggestion_rows)):

@@ -142,7 +142,7 @@ class SampleStatistics:
             unit = "label" if self.target is None else "target"
             raise ValueError(
                 f"Expected a record of one label for each sample for {asker}, got a record of {self._kind}. Leave "
-                f"{asker} out, which cannot compare such samples. `suspects()` names the sample and its suspicious "
+                f"{asker} out: such samples cannot be compared. `suspects()` names the sample and its suspicious "
                 f"{unit} without them."
             )
         return self

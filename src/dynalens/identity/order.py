@@ -11,7 +11,7 @@ from torch import Tensor
 from dynalens.identity.columns import Column, Keys, Path, array_keys, begins_with, is_same, scalar_keys, scalars
 
 Order = list[int]
-APART = "some of its columns are in the order of the samples and others are not"
+APART = "some columns are in the order of the samples and others are not"
 
 
 class OrderError(Exception):
@@ -123,7 +123,7 @@ def _sorted_out(
             if place not in moved_pairs or pair.path[-1:] == place[-1:]:
                 moved_pairs[place] = pair
         elif pair.overlaps:
-            raise OrderError("some of its rows are the samples at their places and some are not")
+            raise OrderError("some rows are the samples at their places and some are not")
     return [pair for _, pair in pairs_in_order], list(moved_pairs.values())
 
 
@@ -167,9 +167,9 @@ def _assigned(pairs: list[Pair], samples: Mapping[Path, list[Any]]) -> Order:
         if len(candidates) > 1:
             candidates = [sample for sample in candidates if all(is_row(row, sample) for is_row in tests)]
             if not tests or any(_differ(samples, candidates[0], candidate) for candidate in candidates[1:]):
-                raise OrderError("its rows are in another order than the samples, and several could be the same one")
+                raise OrderError("the rows are in another order than the samples, and several could be the same one")
         if not candidates:
-            raise OrderError("its rows are in another order than the samples, and some rows equal none of the samples")
+            raise OrderError("the rows are in another order than the samples, and some rows equal none of the samples")
         order.append(candidates[0])
         rows_by_key[key].remove(candidates[0])
     return order
