@@ -673,6 +673,9 @@ def test_runs_on_other_data_are_refused() -> None:
         compare_runs([one, other])
     with pytest.raises(ValueError, match="on the same samples, got 60 in the first and 59 in run 3"):
         compare_runs([one, one, one.iloc[:59]])
+    names = [f"{i}.png" for i in range(60)]
+    with pytest.raises(ValueError, match="on the same samples, got 59 samples with another name in run 2"):
+        compare_runs([one.assign(name=names), one.assign(name=[names[0], *names[2:], names[1]])])
 
 
 def test_an_assessment_names_all_that_a_table_needs() -> None:

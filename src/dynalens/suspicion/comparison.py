@@ -67,6 +67,12 @@ def _check_comparable(first_table: pd.DataFrame, table: pd.DataFrame, run_number
             f"{run_number}, or samples with other ids. Compare runs whose training dataset is the same, in the same "
             "order."
         )
+    if "name" in first_table and "name" in table and not first_table["name"].equals(table["name"]):
+        count = int((first_table["name"] != table["name"]).sum())
+        raise ValueError(
+            f"Expected runs on the same samples, got {count} samples with another name in run {run_number}. If files "
+            "were added, moved or renamed between the runs, train again on the same files."
+        )
     kind = "target" if "target" in first_table else "label"
     if kind not in table:
         raise ValueError(
