@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from units import Array, Scores, multi_label_peers
 
 from dynalens import TrainingDynamics
-from dynalens.dynamics import EpochRecord, SampleStatistics
+from dynalens.dynamics import EpochRecord, SampleStatistics, given_labels
 from dynalens.dynamics.given_labels import given_log_odds
 from dynalens.embeddings import LabelEvidence, label_evidence
 from dynalens.embeddings.probe import label_loss, out_of_fold
@@ -137,7 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--pictures", type=Path, metavar="FILE.npy", help="write the pictures for an encoder, and end")
     parser.add_argument("--embeddings", type=Path, metavar="FILE.npy")
+    parser.add_argument("--steps", type=int, default=given_labels.STEPS, help="other than `given_labels.STEPS`")
     args = parser.parse_args(arguments)
+    given_labels.STEPS = args.steps
     with np.load(args.labels) as data:
         order = pair_order(len(data["images"]), args.seed)
         pictures, truth = pictures_of(data["images"], order), bits_of(data["clean"], order)

@@ -21,7 +21,7 @@ from noisy_runs import HUMAN, JUDGED, TUNED, Run
 from sklearn.metrics import average_precision_score
 from suspects import margins, recorded, shorter, stored
 
-from dynalens.dynamics import SampleStatistics
+from dynalens.dynamics import SampleStatistics, given_labels
 from dynalens.dynamics.weighting import FALL, GROWTH
 from dynalens.suspicion import confusions, score, streaming_score
 
@@ -33,7 +33,7 @@ CONSTANTS: dict[str, tuple[Any, Sequence[float]]] = {
     "BIAS": (confusions, (1.5, 2.0, 3.0, 5.0, 10.0)),
     "CHANCE": (confusions, (0.0, 1.0, 2.0, 3.0)),
     "ROUNDS": (confusions, (1, 2, 3, 4, 5, 7, 10)),
-    "STEPS": (confusions, (1, 2, 3, 5, 10)),
+    "STEPS": (given_labels, (1, 2, 3, 5, 10)),
     "LEAST": (confusions, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
     "FARTHEST": (confusions, (5.0, 7.0, 10.0)),
 }

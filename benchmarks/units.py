@@ -39,7 +39,7 @@ from torch.nn import functional as F
 
 from dynalens import TrainingDynamics
 from dynalens.defaults import PRECISION
-from dynalens.dynamics import SampleStatistics, tracker
+from dynalens.dynamics import SampleStatistics, given_labels, tracker
 from dynalens.dynamics.weighting import GROWTH
 from dynalens.suspicion import assess, flagged, streaming_score, wrong_probabilities
 from dynalens.units import UnitPresentation, multi_label, regression
@@ -280,7 +280,9 @@ def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Callable[[in
     parser.add_argument("--answers", type=int, default=0, help="of an audit; 0: none")
     parser.add_argument("--power", type=float, help="another power of the epoch in the weights of epochs")
     parser.add_argument("--growth", type=int, default=GROWTH, help="with --power, epochs after which these stay")
+    parser.add_argument("--steps", type=int, default=given_labels.STEPS, help="other than `given_labels.STEPS`")
     args = parser.parse_args(arguments)
+    given_labels.STEPS = args.steps
     warnings.filterwarnings("ignore", message="Lazy modules")
     if args.power is not None:
         setattr(tracker, "unit_weight", lambda epoch, **_: min(epoch + 1.0, args.growth) ** args.power)  # noqa: B010  # not exported there

@@ -70,8 +70,9 @@ def test_an_audit_counts_samples_with_a_wrong_label(record: Record) -> None:
 
 def test_answers_say_that_labels_are_missing_rather_than_extra() -> None:
     sureness, is_extra = np.random.default_rng(0).uniform(0.5, 6, 80), np.arange(80) % 2 == 0
-    given = np.stack([is_extra, np.ones(80)], axis=1)
-    logits = np.stack([np.where(is_extra, -sureness, sureness), np.full(80, 9.0)], axis=1)  # against label 0
+    given = np.stack([is_extra, np.ones(80), np.zeros(80)], axis=1)
+    against_label_0 = np.where(is_extra, -sureness, sureness)
+    logits = np.stack([against_label_0, np.full(80, 9.0), np.full(80, -9.0)], axis=1)
     dynamics = TrainingDynamics(80)
     shown = multi_label(torch.from_numpy(logits).float(), torch.from_numpy(given).long())
     dynamics.update_units(torch.arange(80), shown)

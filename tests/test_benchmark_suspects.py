@@ -19,7 +19,7 @@ import self_influence as self_influence_benchmark
 import sensitivity
 import suspects
 
-from dynalens.suspicion import confusions
+from dynalens.dynamics import given_labels
 
 Array = npt.NDArray[Any]
 LABELS = np.random.default_rng(0).integers(0, 10, 1000)
@@ -257,10 +257,10 @@ def test_a_record_is_reweighted_as_its_epochs_were_weighted() -> None:
 
 
 def test_a_constant_has_its_own_value_again_afterwards() -> None:
-    steps = confusions.STEPS
+    steps = given_labels.STEPS
     with sensitivity.constant("STEPS", 1):
-        assert confusions.STEPS == 1
-    assert steps == confusions.STEPS
+        assert given_labels.STEPS == 1
+    assert steps == given_labels.STEPS
 
 
 def test_f1_and_recall_at_a_precision_by_hand() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynalens.dynamics import Array, SampleStatistics, TrainingDynamics
+from dynalens.dynamics.given_labels import STEPS
 from dynalens.dynamics.statistics import HISTORY
 from dynalens.suspicion import (
     Assessment,
@@ -165,7 +166,7 @@ def log_odds_with_all_classes(views: Predictions) -> Array:
         joint = joint + 1e-9 * np.eye(classes)
         rates = 0.999 * joint / joint.sum(axis=1, keepdims=True) + 0.001 / classes
         repeated = np.repeat(rates[:, :, None], n, axis=2)
-        p_true = deconvolution(p_given.T, repeated, p_true.T, steps=rules.STEPS).T
+        p_true = deconvolution(p_given.T, repeated, p_true.T, steps=STEPS).T
         posterior = p_true * rates[:, views.label].T
         right = posterior[row, views.label]
         odds = np.clip(np.log(posterior.sum(axis=1) - right) - np.log(right), -7, 7)

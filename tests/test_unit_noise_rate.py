@@ -10,6 +10,7 @@ import torch
 
 from dynalens import SampleStatistics, TrainingDynamics
 from dynalens.suspicion import assess
+from dynalens.suspicion.confusions import deconvolution
 from dynalens.suspicion.dense import dense_noise_rate
 from dynalens.suspicion.rate_doubts import bounds_doubts
 from dynalens.suspicion.units import all_as_given, odds_as_given, unit_noise_rate
@@ -44,11 +45,23 @@ def test_present_labels_are_believed_where_most_are_missing() -> None:
     statistics = record(logits, given)
     # Predicted: 6 labels, of which 2 are given; not predicted: 6 labels, of which none is given. With half a label more
     # on both sides, P(1 | predicted) = 2.5 / 7, P(1 | not) = .5 / 7, P(0 | not) = 6.5 / 7, P(0 | predicted) = 4.5 / 7.
-    there, missing = np.log(2.5 / 0.5), np.log(6.5 / 4.5)
-    odds = [(0.5 + there, 5 + missing), *4 * [(-3 + missing, 5 + missing)], (0.4 + there, 0.5 + missing)]
+    there, missing = (2.5 / 7, 0.5 / 7), (6.5 / 7, 4.5 / 7)
+    odds = [
+        (as_given(0.5, *there), as_given(5, *missing)),
+        *4 * [(as_given(-3, *missing), as_given(5, *missing))],
+        (as_given(0.4, *there), as_given(0.5, *missing)),
+    ]
     np.testing.assert_allclose(odds_as_given(statistics), [log_odds_of_all(each) for each in odds], rtol=1e-6)
     assert statistics.arrays()["unit"].tolist() == [0, 0, 0, 0, 0, 1]
     assert statistics.arrays()["unit_margin"][-1] == 0.5
+
+
+def as_given(margin: float, true: float, false: float) -> float:
+    """Return the log odds that a label is as given, by the steps for classes; given at these rates if it is, if not."""
+    p_given = np.array([[1 / (1 + math.exp(-margin))], [1 / (1 + math.exp(margin))]])
+    rates = np.array([[true, 1 - true], [false, 1 - false]])[:, :, np.newaxis]
+    (x,), (rest,) = deconvolution(p_given, rates, p_given, steps=3)
+    return float(math.log(x * true / (rest * false)))
 
 
 def log_odds_of_all(odds: Sequence[float]) -> float:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dynalens.dynamics import Array
+from dynalens.dynamics import Array, given_labels
 from dynalens.suspicion.class_pairs import ClassPairs
 from dynalens.suspicion.predictions import Predictions
 
@@ -11,9 +11,6 @@ ROUNDS = 5
 
 ``docs/results/constants.md`` has the curve.
 """
-
-STEPS = 3
-"""Steps of the deconvolution in each round; from 2 to 10 the order is the same within half a point."""
 
 LEAST = 1e-3
 """Probability that any class is given for any other, spread over the classes: no flip is impossible."""
@@ -91,7 +88,7 @@ def wrong_log_odds(predictions: Predictions) -> Array:
     joint = confident_joint(predictions, pairs)
     for _ in range(ROUNDS):
         rates = _rates(pairs, joint)
-        p_true = deconvolution(p_given, rates, p_true, steps=STEPS)
+        p_true = deconvolution(p_given, rates, p_true, steps=given_labels.STEPS)
         posterior = p_true * rates[:, 0]
         odds = np.log(posterior[1:].sum(axis=0) + 1e-12) - np.log(posterior[0] + 1e-12)
         odds = np.clip(odds, -FARTHEST, FARTHEST)

@@ -28,7 +28,7 @@ Constants, all of them:
     confusions.BIAS    3      how many times too often a network may name a class; the same from 1.5 to 10
     confusions.CHANCE  2      standard deviations: 95 %
     confusions.ROUNDS  5      of the noise matrix; the same within .3 points from 3 to 7
-    confusions.STEPS   3      of the deconvolution in each round; the same within .5 points from 2 to 10
+    given_labels.STEPS 3      of the deconvolution in each round; the same within .5 points from 2 to 10
     confusions.LEAST   0.001  least probability of a flip; the same from .0001 to .01
     confusions.FARTHEST  7    log 1000, follows from LEAST
 

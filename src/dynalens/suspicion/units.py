@@ -3,9 +3,9 @@ r"""Suspects among samples that have several units, each with a target of its ow
     score_i = L(-o_i) + constant
 
     o_i   log odds that all units of the sample are as given. Of labels they are -log(prod_k (1 + exp(-o_ik)) - 1), as
-          if labels were wrong independently. The log odds o_ik of label k are the mean of its margin, weighted over the
-          epochs by min(t + 1, 10)^3, plus the log ratio of how often what was given is given where it is predicted and
-          where it is not. Of a number they are log(tolerance / mean absolute residual)
+          if labels were wrong independently. The log odds o_ik of label k follow from the mean of its margin, weighted
+          over the epochs by min(t + 1, 10)^3, and from how often a label is given where it is predicted and where it is
+          not (given_labels.py). Of a number they are log(tolerance / mean absolute residual)
     L     log odds of two normal distributions with one variance, of the samples with a doubted unit and of the others
     constant  makes the mean probability the estimated noise rate
 
