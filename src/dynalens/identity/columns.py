@@ -108,8 +108,8 @@ def columns_of_batch(batch: Any, *, copies: bool = False, length: int | None = N
             if column is not None:
                 columns[path] = column
     lists = {path: _tensor([value.item() for value in values]) for path, values in single.items() if len(values) > 1}
-    columns = {path: column for path, column in lists.items() if column is not None} | columns
-    return {path: column for path, column in columns.items() if length in (None, len(column))}
+    all_columns = (lists | columns).items()
+    return {path: column for path, column in all_columns if column is not None and length in (None, len(column))}
 
 
 def columns_of_rows(batch: Any) -> dict[Path, Column]:
