@@ -625,6 +625,7 @@ def test_the_network_that_is_named_or_returned_is_recorded_beside_another(
     monitor = TrainingDynamicsMonitor(history=False, capture=capture)
     module = fit_undisturbed(tmp_path, monitor, model, max_epochs=2)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
+    assert not module.net._forward_hooks
 
 
 def test_the_advice_of_the_error_about_two_losses_works(tmp_path: Path) -> None:

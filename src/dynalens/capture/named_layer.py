@@ -23,7 +23,7 @@ class NamedLayer:
         self._step = ExitStack()
         self._calls: LayerCalls | None = None
         self._losses: list[Node] = []
-        self._has_begun = self._has_gradients = False
+        self._has_gradients = False
 
     def start(self, model: nn.Module) -> None:
         """A step begins."""
@@ -47,7 +47,7 @@ class NamedLayer:
             RuntimeError: If the layer did not run in the first step, or gave no tensor.
         """
         assert self._calls is not None
-        if self._has_begun and self._has_gradients and not self._calls.have_gradients:
+        if self._has_gradients and not self._calls.have_gradients:
             return None
         calls = self._calls.leading_to(self._losses)
         if len(calls) != 1:
@@ -55,5 +55,5 @@ class NamedLayer:
                 f"Expected `capture` to name a layer that is called once to compute the loss, got {len(calls)} calls "
                 f"of {self.name}. {REMEDY}"
             )
-        self._has_begun, self._has_gradients = True, self._calls.have_gradients
+        self._has_gradients = self._calls.have_gradients
         return calls[0].value

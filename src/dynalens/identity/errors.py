@@ -11,7 +11,7 @@ REMEDY = (
     "Let each sample carry its index (`IndexedDataset` adds one to the samples of a map-style dataset), and pass "
     "`index=` the key of it or its place in the batch, as in `index=2`, or a callable(batch) -> indices."
 )
-_ENOUGH = 12
+ENOUGH = 12
 """Least number of targets that are not equal to other labels by chance: with two classes, one time in 4,096."""
 
 
@@ -134,7 +134,7 @@ def check_step_before(steps: Sequence[tuple[Mapping[Any, list[Any]], list[int]]]
     for path in steps[0][0]:
         late = [columns.get(path, []) for (columns, _), _ in pairs]
         targets = [targets for _, (_, targets) in pairs]
-        if late == targets and sum(map(len, targets)) >= _ENOUGH and len(set(targets[-1])) > 1:
+        if late == targets and sum(map(len, targets)) >= ENOUGH and len(set(targets[-1])) > 1:
             raise SampleIdentityError(
                 "Expected the step to train on the batch that it was given, got targets that are the labels of the "
                 "batch before. Return a dict of `loss`, and `logits` and `targets` of this batch, or train on it."

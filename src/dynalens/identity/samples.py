@@ -12,6 +12,7 @@ from dynalens.datasets import IndexedDataset, class_names, has_positions, root_i
 from dynalens.identity.collate_order import Labels
 from dynalens.identity.columns import Path
 from dynalens.identity.errors import REMEDY, SampleIdentityError
+from dynalens.identity.given_index import GivenIndex
 from dynalens.identity.in_place import NotedLabels, check_index_moves_along
 from dynalens.identity.loaders import is_tagged, not_followable
 from dynalens.identity.recorder import (
@@ -59,6 +60,7 @@ class SampleIdentity:
         self._extract: Index | None = None
         self._by_position: bool | None = None
         self._same_samples = SameSamples()
+        self._given_index: GivenIndex | None = None
 
     def install(self, trainer: Any) -> None:
         """Begin to follow loaders, before the first one is made."""
@@ -93,7 +95,7 @@ class SampleIdentity:
         if self._extract is None and isinstance(self.dataset, IndexedDataset):
             self._extract, self.way = IndexedDataset.indices, "IndexedDataset"
         elif self._extract is not None:
-            self.way = "`index`"
+            self.way, self._given_index = "`index`", GivenIndex(self.dataset, self._extract)
         else:
             if training:
                 _check_followed(trainer, self._source)
@@ -232,6 +234,12 @@ class SampleIdentity:
         if iteration is not None and self.way == "IndexedDataset":
             iteration.check_columns()
             check_index_moves_along(iteration.noted, after_hooks, rows.tolist())
+
+    def check_index(self, rows: Tensor, targets: Tensor) -> None:
+        """Raise if the values of ``index`` cannot be those of the samples of a first step's targets, ``(M,)`` each."""
+        if self._given_index is not None:
+            values = rows.tolist() if self.ids is None else self.ids.ids_of(rows)
+            self._given_index.check(values, targets, are_positions=self.ids is None)
 
     def samples_of(self, batch: Any) -> Any:
         """Return the part of a batch that comes from the loader, without indices that :class:`IndexedDataset` added."""

@@ -162,6 +162,7 @@ class StepRows:
             self._losses.check_inputs(presentation.nodes)
             check_views(presentation.targets, views if choice is None else 1)
             if presentation.units is None:
+                self._identity.check_index(target_rows, presentation.targets)
                 check_one_target_each(target_rows, presentation.targets)
             if presentation.of_layer:
                 check_layer(TRACE.of_layers(), len(after_hooks))
