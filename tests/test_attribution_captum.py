@@ -10,6 +10,7 @@ import captum.attr._utils.custom_modules
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dynalens.attribution import check_methods, explain, saliency
 from dynalens.attribution.captum import _SEVERAL_LAYERS
@@ -36,6 +37,15 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.head(self.pool(self.act(self.conv(x))).flatten(1))
+        assert isinstance(out, Tensor)
+        return out
+
+
+class ByFunction(Net):
+    """Calls its activation as a function, so that Captum does not see it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.head(self.pool(F.relu(self.conv(x))).flatten(1))
         assert isinstance(out, Tensor)
         return out
 
@@ -284,6 +294,11 @@ def test_a_neuron_is_explained_whatever_the_target() -> None:
 @pytest.mark.parametrize(
     ("name", "model", "message"),
     [
+        ("DeepLift", ByFunction(), r"contributions of captum:DeepLift to add up .* off by \d+ % of it\. .* `F\.relu`"),
+        ("DeepLift", nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(64, 3)), r"off by \d+ %"),
+        ("GuidedBackprop", ByFunction(), r"be a module `nn\.ReLU` for captum:GuidedBackprop, .* got 1 other calls"),
+        ("Deconvolution", ByFunction(), r"Use guided_backprop, deconvolution or guided_grad_cam, which see them"),
+        ("GuidedGradCam", ByFunction(), r"captum:GuidedGradCam, .* got 1 other calls"),
         ("DeepLift", Residual(by_function=True), r"once for captum:DeepLift, .* got relu 2 times\. Give each call a"),
         ("LRP", Residual(by_function=True), r"a rule for, got the function add of two outputs\. Add with captum's"),
         ("LRP", ToyTransformer("module"), r"a rule for, got the function .* of two outputs"),
@@ -302,6 +317,11 @@ def test_a_model_that_a_class_cannot_explain_is_named_and_left_as_it_was(
         with pytest.raises(ValueError, match=message):
             explain(model, images(), Y, methods=f"captum:{name}")
         assert traces(model) == before
+
+
+def test_deeplift_explains_images_that_are_its_baseline() -> None:
+    maps = explain(Net(), torch.zeros(2, 1, 6, 6), Y, methods="captum:DeepLift").maps["captum:DeepLift"]
+    assert not maps.any()
 
 
 def test_two_classes_of_one_logit_and_a_forward_of_ones_own_are_explained() -> None:

@@ -13,7 +13,14 @@ from dynalens.arguments import installed
 from dynalens.attribution.adapted import with_arguments
 from dynalens.attribution.layers import arrangement, find_embedding, find_target_layer
 from dynalens.attribution.passes import Forward, check_finite, check_targets, model_input, uncut_graph
-from dynalens.attribution.relevance import check_called_once, give_rules, is_a, layer_with_rule
+from dynalens.attribution.relevance import (
+    check_called_once,
+    check_relu_modules,
+    check_sums,
+    give_rules,
+    is_a,
+    layer_with_rule,
+)
 from dynalens.observation import LogitsModule, forward_of, module_named, out_of_place, seeded, undisturbed, unwrap
 
 PREFIX = "captum:"
@@ -134,6 +141,8 @@ def _attribution_maps(
     if is_a(cls, "LRP"):  # and LayerLRP
         names = tuple(layer_with_rule(model, x, name, forward=forward) for name in names)
         give_rules(cls, model, x, forward=forward)
+    if is_a(cls, "ModifiedReluGradientAttribution", "GuidedGradCam"):
+        check_relu_modules(cls, model, x, forward=forward)
     attribution = _instance(cls, LogitsModule(unwrap(model), forward_of(model, forward)), model, settings, names)
     size = len(x) if cls.__name__ in _WHOLE_BATCH else chunk_size or _AT_ONCE
     parts = []
@@ -142,6 +151,9 @@ def _attribution_maps(
         call_arguments = _call_arguments(cls, settings, targets, rows)
         with check_called_once(cls, model, images_of_part, forward=forward):
             results = attribution.attribute(images_of_part, **call_arguments)
+        if call_arguments.get("return_convergence_delta"):
+            results, excess = results
+            check_sums(cls, results, excess)
         parts.append([_maps_of(cls, result, len(rows)) for result in (results if len(names) > 1 else [results])])
     maps = [torch.cat(layer_maps) for layer_maps in zip(*parts, strict=True)]
     if x.ndim > 2 and is_a(cls, "LayerAttribution"):
@@ -162,6 +174,8 @@ def _call_arguments(cls: Any, settings: dict[str, Any], targets: Tensor, rows: T
     }
     if cls.__name__ == "NoiseTunnel" or "target" in inspect.signature(cls.attribute).parameters:
         arguments["target"] = targets[rows]
+    if is_a(cls, "DeepLift"):
+        arguments["return_convergence_delta"] = True
     return arguments
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynalens.attribution.overrides import captured_joins
+from dynalens.attribution.overrides import captured_joins, modified_relu
 from dynalens.attribution.passes import Forward
 from dynalens.observation import captured_outputs, forward_of, module_named
 
@@ -25,6 +25,9 @@ _IDENTITY = (
     nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU,
     nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardtanh, nn.Hardswish, nn.Mish, nn.Softplus, nn.Sigmoid,
 )  # fmt: skip
+
+_SMALL = 0.01  # difference of logits that counts as none
+_MOST_EXCESS = 0.05  # of DeepLift's sums, relative; exact ones differ by 1e-5, those in half precision by up to 1e-2
 
 
 def is_a(cls: Any, *names: str) -> bool:
@@ -98,6 +101,40 @@ def check_called_once(cls: Any, model: nn.Module, images: Tensor, *, forward: Fo
             f"output of each, got {repeats}. Give each call a layer of its own (`self.relu1`, `self.relu2`), or use "
             "captum:IntegratedGradients or captum:GradientShap, which need no such layers."
         ) from error
+
+
+def check_sums(cls: Any, maps: Tensor, excess: Tensor) -> None:
+    """Raise a ValueError if DeepLift's contributions do not add up, as where Captum has no rule for a function.
+
+    Args:
+        cls: The class.
+        maps: Shape ``(N, ...)``.
+        excess: Sum of each map minus the difference of the logit from that of the baseline, ``(N,)``, or
+            ``(N * baselines,)``.
+    """
+    excess = excess.detach().view(len(maps), -1).float().mean(dim=1)
+    difference = maps.detach().flatten(1).float().sum(dim=1) - excess
+    share = (excess.norm() / difference.norm().clamp(min=_SMALL)).tolist()  # which warns of no graph
+    if share > _MOST_EXCESS:
+        raise ValueError(
+            f"Expected the contributions of captum:{cls.__name__} to add up to the difference of the logit from that "
+            f"of the baseline, got sums that are off by {100 * share:.0f} % of it. Captum has no rule for a function "
+            "of the network, such as `F.relu`, GELU or a layer norm, and takes its gradient. Call modules that it has "
+            "rules for, such as `nn.ReLU`, or use captum:IntegratedGradients."
+        )
+
+
+def check_relu_modules(cls: Any, model: nn.Module, images: Tensor, *, forward: Forward | None) -> None:
+    """Raise a ValueError if the model calls a ReLU that is no module: Captum would pass the plain gradient there."""
+    with modified_relu(lambda gradient, is_active, _output: gradient * is_active) as calls:
+        layer_outputs = layers_passed(model, images, forward)
+    number = len(calls) - sum(isinstance(module, nn.ReLU) for _, module, _ in layer_outputs)
+    if number > 0:
+        raise ValueError(
+            f"Expected each ReLU to be a module `nn.ReLU` for captum:{cls.__name__}, which modifies these alone, got "
+            f"{number} other calls, such as `F.relu`. Use guided_backprop, deconvolution or guided_grad_cam, which see "
+            "them, or call modules."
+        )
 
 
 def layers_passed(model: nn.Module, images: Tensor, forward: Forward | None) -> list[tuple[str, nn.Module, Tensor]]:
