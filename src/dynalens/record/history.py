@@ -24,7 +24,8 @@ class History:
         num_samples: Number of samples of the record.
         digests: Of the file of each epoch that was kept, so that another run's file is not taken for it; None for a
             record that does not say, as those of 0.1.0.
-        unwritten: Presentations that are in memory, by epoch.
+        unwritten: Presentations that are in memory, by epoch: without Lightning, the ``vars`` of what
+            :meth:`TrainingDynamics.end_epoch` returned.
     """
 
     folder: Path | None

@@ -13,8 +13,8 @@ class RecordMeta:
     Attributes:
         num_samples: Length N of the dataset.
         epochs: Numbers of the epochs that ended and are in the record, from 0.
-        incomplete_epochs: Those of which presentations are missing, because an exception ended them, or because several
-            processes resumed them from a checkpoint in the middle of the epoch.
+        incomplete_epochs: Those of which presentations are missing, because an exception ended them, because steps of
+            them could not be read, or because several processes resumed them from a checkpoint in their middle.
         class_names: Names of the classes, or None.
         version: Version of the files.
     """
