@@ -141,6 +141,22 @@ def test_modules_beyond_the_rules_are_refused_and_leave_no_trace(model: nn.Modul
     assert traces(model) == before
 
 
+class ByFunction(Adds):
+    """Calls its activation as a function, which zennit does not see."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(torch.relu(self.conv(x)).flatten(1))
+
+
+@architectures
+@needs_zennit
+@pytest.mark.parametrize("name", ["zennit:GuidedBackprop", "zennit:DeconvNet", "zennit:BetaSmooth"])
+def test_a_relu_that_is_no_module_is_refused_where_only_relus_have_rules(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"be a module `nn\.ReLU` for {name}, .* got 1 other calls"):
+        maps_of(ByFunction(), images(), name)
+    assert maps_of(net(), images(), name).any()
+
+
 @architectures
 @needs_zennit
 def test_errors_name_the_composites_and_the_arguments_a_composite_needs() -> None:

@@ -142,7 +142,7 @@ def _attribution_maps(
         names = tuple(layer_with_rule(model, x, name, forward=forward) for name in names)
         give_rules(cls, model, x, forward=forward)
     if is_a(cls, "ModifiedReluGradientAttribution", "GuidedGradCam"):
-        check_relu_modules(cls, model, x, forward=forward)
+        check_relu_modules(f"{PREFIX}{cls.__name__}", model, x, forward=forward)
     attribution = _instance(cls, LogitsModule(unwrap(model), forward_of(model, forward)), model, settings, names)
     size = len(x) if cls.__name__ in _WHOLE_BATCH else chunk_size or _AT_ONCE
     parts = []

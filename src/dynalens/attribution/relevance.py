@@ -124,14 +124,14 @@ def check_sums(cls: Any, maps: Tensor, excess: Tensor) -> None:
         )
 
 
-def check_relu_modules(cls: Any, model: nn.Module, images: Tensor, *, forward: Forward | None) -> None:
-    """Raise a ValueError if the model calls a ReLU that is no module: Captum would pass the plain gradient there."""
+def check_relu_modules(name: str, model: nn.Module, images: Tensor, *, forward: Forward | None) -> None:
+    """Raise a ValueError if the model calls a ReLU that is no module: the method would take its gradient there."""
     with modified_relu(lambda gradient, is_active, _output: gradient * is_active) as calls:
         layer_outputs = layers_passed(model, images, forward)
     number = len(calls) - sum(isinstance(module, nn.ReLU) for _, module, _ in layer_outputs)
     if number > 0:
         raise ValueError(
-            f"Expected each ReLU to be a module `nn.ReLU` for captum:{cls.__name__}, which modifies these alone, got "
+            f"Expected each ReLU to be a module `nn.ReLU` for {name}, which modifies these alone, got "
             f"{number} other calls, such as `F.relu`. Use guided_backprop, deconvolution or guided_grad_cam, which see "
             "them, or call modules."
         )

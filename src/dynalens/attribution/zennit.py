@@ -13,7 +13,7 @@ from dynalens.arguments import check_choice, installed
 from dynalens.attribution.adapted import with_arguments
 from dynalens.attribution.overrides import captured_joins
 from dynalens.attribution.passes import Forward, as_logits, check_finite, chunks, gradients, output_scores, prepared
-from dynalens.attribution.relevance import is_leaf, layers_passed, moves_values
+from dynalens.attribution.relevance import check_relu_modules, is_leaf, layers_passed, moves_values
 from dynalens.observation import out_of_place, unwrap
 
 ZENNIT_PREFIX = "zennit:"
@@ -116,6 +116,8 @@ def _rules_in_place(
             layer_outputs = layers_passed(model, x, logits)
         if name.removeprefix(ZENNIT_PREFIX) not in _NO_RULES:
             _check_rules(name, composite, layer_outputs, joins)
+        else:
+            check_relu_modules(name, model, x, forward=logits)
         logits_after = as_logits(logits(x[:1]), targets[:1]).detach()
         if not torch.allclose(
             logits_before, logits_after, rtol=_SAME_LOGITS, atol=_SAME_LOGITS * float(logits_before.abs().max())
