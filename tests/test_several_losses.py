@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dynalens import CaptureError, TrainingDynamicsMonitor
+from dynalens.capture.named_layer import NamedLayer
 from test_losses import assert_equals_the_definitions, own_loss
 from training import Classifier, K, N, fit, fit_undisturbed, loader
 
@@ -625,7 +626,14 @@ def test_the_network_that_is_named_or_returned_is_recorded_beside_another(
     monitor = TrainingDynamicsMonitor(history=False, capture=capture)
     module = fit_undisturbed(tmp_path, monitor, model, max_epochs=2)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
-    assert not module.net._forward_hooks
+
+
+def test_a_named_layer_is_watched_in_its_step_alone() -> None:
+    model, layer = nn.Sequential(nn.Linear(2, 2)), NamedLayer("0")
+    layer.start(model)
+    assert len(model[0]._forward_hooks) == 1
+    layer.close()
+    assert not model[0]._forward_hooks
 
 
 def test_the_advice_of_the_error_about_two_losses_works(tmp_path: Path) -> None:
