@@ -139,6 +139,38 @@ class SoftMixup(Late):
         return self.loss(self((0.7 * x + 0.3 * x[order]) / N), 0.7 * given + 0.3 * given[order])
 
 
+class TwoViewsInOne(Late):
+    """From now on the loss has rows that are not those of the batch."""
+
+    def late_step(self, batch: Any) -> Any:
+        x, y = batch
+        return self.loss(self(torch.cat([x, x.flip(3)]) / N), torch.cat([y, y]))
+
+
+class Replays(Late):
+    def late_step(self, batch: Any) -> Any:
+        x, y = batch
+        return self.loss(self(torch.cat([x, x[:1]]) / N), torch.cat([y, y[:1]]))
+
+
+class LeavesOutByNumPy(Late):
+    def late_step(self, batch: Any) -> Any:
+        x, y = batch
+        return self.loss(self(torch.from_numpy(x.numpy()[1:]) / N), torch.from_numpy(y.numpy()[1:]))
+
+
+class SeveralLabels(Late):
+    def late_step(self, batch: Any) -> Any:
+        labels = (torch.arange(K) <= batch[1][:, None]).float()
+        return F.binary_cross_entropy_with_logits(self(batch[0] / N), labels)
+
+
+class Pixels(Late):
+    def late_step(self, batch: Any) -> Any:
+        x, y = batch
+        return self.loss(self.net[0](x / N)[:, :K], y[:, None, None].expand(-1, 4, 4))
+
+
 class Alone(TwoNetworks):
     """The classifier is trained alone in the first epoch, and in two of three steps of the second."""
 
@@ -170,6 +202,7 @@ class Adversary(Alone, AdversaryFirst):
 
 MODELS = [
     Mixup, MixupInTheFirstEpoch, Distilled, EveryOther, SecondView, Adversary, AnotherNetwork, Corrects,
+    TwoViewsInOne, Replays, LeavesOutByNumPy, SeveralLabels, Pixels,
     CorrectsByMask, CorrectsByIndex, CorrectsOneOfEach, CorrectsConverted, CutMix,
     CutMixInTheMiddle, SoftMixup,
 ]  # fmt: skip
@@ -192,13 +225,22 @@ def test_a_loss_that_cannot_be_told_from_another_ends_no_training_and_its_steps_
         assert record.table().attrs["incomplete_epochs"] == incomplete
 
 
-def test_labels_in_an_order_that_cannot_be_followed_are_an_error_later_too(tmp_path: Path) -> None:
-    class Reorders(Corrects):
-        def corrected(self, y: Tensor, prediction: Tensor) -> Tensor:
-            return torch.tensor(y.tolist()[::-1])
+class Reorders(Corrects):
+    def corrected(self, y: Tensor, prediction: Tensor) -> Tensor:
+        return torch.tensor(y.tolist()[::-1])
 
+
+class ReordersTraced(Corrects):
+    def corrected(self, y: Tensor, prediction: Tensor) -> Tensor:
+        return y.flip(0)
+
+
+@pytest.mark.parametrize("model", [Reorders, ReordersTraced])
+def test_labels_that_only_the_loss_has_in_another_order_are_an_error_later_too(
+    tmp_path: Path, model: type[Classifier]
+) -> None:
     with pytest.raises(SampleIdentityError, match=r"Expected the targets .* got \d+ other targets in this epoch"):
-        fit(tmp_path, TrainingDynamicsMonitor(history=False), model=Reorders(), max_epochs=2)
+        fit(tmp_path, TrainingDynamicsMonitor(history=False), model=model(), max_epochs=2)
 
 
 class BurnIn(Late):

@@ -11,9 +11,10 @@ from torch import Tensor
 from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.capture import Capture, CaptureError, ClaimedPairs, Presentation, StepCapture
 from dynalens.dynamics import NOT_A_CLASS, TARGET, Array
-from dynalens.identity import MIXED, SampleIdentity, StepRows, labels_each
+from dynalens.identity import MIXED, RowCountError, SampleIdentity, StepRows, labels_each
 from dynalens.notices import warn
 from dynalens.observation import has_compiled_functions, is_compiled
+from dynalens.units import UnitKind
 
 _NO_CLASSES = (
     "Expected the targets to be classes, got {} in this epoch that name no class: soft or mixed ones, as mixup has "
@@ -23,6 +24,10 @@ _CHANGED = (
     "Expected the targets of the loss to be the labels of the batch, as in the first steps, got {} other ones in this "
     "epoch, into which the step changes labels. To record such steps by the labels of the dataset, return a dict of "
     "`loss`, and `logits` and `targets` in the order of the batch."
+)
+_OTHER_KIND = (
+    "Expected targets of one kind in all steps, such as one class for each sample, got others than in the first steps "
+    "({}). Train with one kind, or return a dict of `loss`, and of `logits` and `targets` as in the first steps."
 )
 
 
@@ -49,6 +54,7 @@ class TrainingStep:
         self._capture, self._pairs = StepCapture(capture), ClaimedPairs()
         self.rows = StepRows(identity)
         self.units: tuple[str, Tensor] | None = None
+        self._kind: UnitKind | None = None
         self.misses = self._told_of_miss = self._told_of_features = self._has_epoch = False
 
     def install(self, trainer: Any, pl_module: Any) -> None:
@@ -107,28 +113,38 @@ class TrainingStep:
             with suppress(CaptureError):
                 self._capture.finish(outputs, batch)
             return None
-        samples = self._identity.samples_of(batch)
-        count = rows.shape[0] if self._views == 1 else None
-        choose = partial(self.rows.loss_of_labels, views=self._views)
-        presentation = None
+        is_later = self.rows.confirms  # the step itself may be the last one of the first, or refute them
         try:
-            presentation = self._capture.finish(
-                outputs, batch, samples, rows_of=self.rows.rows_of, choose=choose, count=count
-            )
-        except CaptureError as error:
-            if not self.rows.confirms:
+            return self._read(trainer, outputs, batch, rows)
+        except (CaptureError, RowCountError) as error:
+            if not (is_later and self.rows.confirms):
                 raise
             self._miss(error)
+            return None
+
+    def _read(self, trainer: Any, outputs: Any, batch: Any, rows: Tensor) -> tuple[Tensor, Presentation] | None:
+        choose = partial(self.rows.loss_of_labels, views=self._views)
+        presentation = self._capture.finish(
+            outputs, batch, self._identity.samples_of(batch),
+            rows_of=self.rows.rows_of, choose=choose, count=rows.shape[0] if self._views == 1 else None,
+        )  # fmt: skip
         if presentation is None:
             return None
-        if self.rows.leaves_out(presentation):
-            self._miss(CaptureError(MIXED))
-            return None
+        self._check_kind(presentation)
         self.units = None if presentation.units is None else (presentation.units.kind.name, presentation.step_targets)
         self._pairs.check(presentation, self.rows.rows_of, accumulates=trainer.accumulate_grad_batches)
         target_rows = self.rows.rows_of_targets(trainer, batch, rows, presentation, self._views)
         self._capture.trust_targets(self.rows.confirmed)
         return target_rows, self.rows.others.marked(presentation)
+
+    def _check_kind(self, presentation: Presentation) -> None:
+        """Raise a CaptureError if a step shows something else than the first ones."""
+        kind = None if presentation.units is None else presentation.units.kind
+        self._kind = self._kind if self.rows.confirms else kind
+        if kind != self._kind:
+            raise CaptureError(_OTHER_KIND.format(presentation.source))
+        if self.rows.leaves_out(presentation):
+            raise CaptureError(MIXED)
 
     def merge(self, processes: Any) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
         """Return a function that checks and merges presentations.
@@ -152,7 +168,7 @@ class TrainingStep:
 
         return merge_readable
 
-    def _miss(self, error: CaptureError) -> None:
+    def _miss(self, error: Exception) -> None:
         """Leave out a step that shows other losses than the first steps, and trace the next ones."""
         self.misses = True
         self.rows.trace_all()

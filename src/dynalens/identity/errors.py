@@ -26,7 +26,7 @@ class SampleIdentityError(RuntimeError):
 
         >>> check_rows(4, 2, 1)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        dynalens.identity.errors.SampleIdentityError: ...
+        dynalens.identity.errors.RowCountError: ...
     """
 
 
@@ -40,11 +40,15 @@ _UNITS = (
 )
 
 
+class RowCountError(SampleIdentityError):
+    """Is raised if a step has other numbers of rows than its batch. It tells nothing about earlier steps."""
+
+
 _PAIRS = " If the targets are no labels of the samples, as in contrastive learning, leave the monitor out."
 
 
 def check_rows(rows: int, samples: int, views: int, targets: Tensor | None = None) -> None:
-    """Raise a SampleIdentityError unless the batch has ``views`` rows of logits for each of its samples.
+    """Raise a RowCountError unless the batch has ``views`` rows of logits for each of its samples.
 
     Args:
         rows: Rows of logits.
@@ -70,7 +74,7 @@ def check_rows(rows: int, samples: int, views: int, targets: Tensor | None = Non
             "`targets` of the whole batch in its order, with -100 for rows left out. Where the collate function drops "
             "or adds samples, wrap the dataset in `IndexedDataset`."
         )
-    raise SampleIdentityError(
+    raise RowCountError(
         f"Expected {samples * views} rows of logits for {samples} samples in the batch, got {rows}. {hint}"
     )
 
