@@ -212,6 +212,23 @@ def test_an_image_is_rotated_by_five_degrees_scaled_by_a_tenth_and_shifted_by_a_
     torch.testing.assert_close(random_views(constant, torch.Generator().manual_seed(0)), constant)
 
 
+def test_the_maps_of_series_are_on_the_scale_of_all_inputs() -> None:
+    maps = np.stack([np.linspace(0, 0.1, 50), np.linspace(0, 1, 50)])[:, None]
+    grid = np.asarray(maps_grid([np.zeros((1, 50))] * 2, maps, [0], "title"))
+    rows, columns = np.nonzero((grid < 60).all(axis=2))
+    rows = rows[(columns > 95) & (rows > 70)]  # of the lines, beside the inputs
+    assert np.ptp(rows[rows < 145]) < 15 < 60 < np.ptp(rows[rows > 145])
+
+
+def test_only_images_are_maximised(tmp_path: Path) -> None:
+    model = Classifier()
+    model.net = nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 34, K))
+    series = DataLoader(TensorDataset(images()[:, :, :, :, None], labels()), batch_size=N)
+    monitor = LayerMonitor(layer="net.1", maximise="channels", maximise_steps=2)
+    with pytest.warns(UserWarning, match=r"images \(N, C, H, W\) for `maximise`, got .* Leave `maximise` out"):
+        fit(tmp_path, monitor, model=model, data=lambda: series, max_epochs=1)
+
+
 def test_pictures_have_the_width_of_a_card() -> None:
     for weights in (torch.randn(70, 3, 5, 5), torch.randn(3, 1, 3, 3, 3), torch.zeros(2, 2, 7)):
         assert filters_grid(weights, "title").width == 700

@@ -24,6 +24,7 @@ from dynalens.observation import LayerCalls, channels_first, layer_calls, module
 from dynalens.pictures import small_copies
 
 _KEPT = 32  # images that are kept to know the size and the range of inputs
+_IMAGES = 4  # number of axes of images (N, C, H, W)
 _SIDE = 96  # longest side of the images that excite channels most, in pixels
 
 FindLogits = Callable[[Any, Tensor], Callable[[Tensor], Any]]
@@ -152,6 +153,11 @@ class LayerLog:
         """Draw images that maximise classes or channels; nothing before the first batch."""
         if self.images is None:
             return
+        if self.images.ndim != _IMAGES:
+            raise ValueError(
+                f"Expected images (N, C, H, W) for `maximise`, got inputs of shape {tuple(self.images.shape)}. Leave "
+                "`maximise` out: only images are made by gradient ascent."
+            )
         settings, images = self.settings, self.images.to(model.device)
         dims = (0, *range(2, images.ndim))
         run = find(model, images)

@@ -113,7 +113,14 @@ def bars_cell(heights: Array, size: tuple[int, int], *, colours: tuple[Colour, C
     return cell
 
 
-def signal_cell(signal: Array, relevance: Array | None, size: tuple[int, int], *, is_signed: bool) -> Image.Image:
+def signal_cell(
+    signal: Array,
+    relevance: Array | None,
+    size: tuple[int, int],
+    *,
+    is_signed: bool,
+    limits: tuple[float, float] | None = None,
+) -> Image.Image:
     """Return each channel of a signal as a line, with its relevance as background.
 
     Args:
@@ -121,6 +128,7 @@ def signal_cell(signal: Array, relevance: Array | None, size: tuple[int, int], *
         relevance: Shape ``(L,)``, or None for a white background.
         size: Width and height.
         is_signed: As in :func:`overlay`.
+        limits: Values at the bottom and at the top; default: the smallest and the largest of the signal.
     """
     width, height = size
     ground = np.full((1, max(signal.shape[1], 1), 3), PAPER, dtype=np.uint8)
@@ -129,7 +137,7 @@ def signal_cell(signal: Array, relevance: Array | None, size: tuple[int, int], *
     cell = Image.fromarray(ground).resize(size, Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(cell)
     finite = signal[np.isfinite(signal)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    low, high = limits or ((float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0))
     columns = (np.arange(signal.shape[1]) + 0.5) * (width / max(signal.shape[1], 1))
     for number, channel in enumerate(signal[: len(LINES)]):
         rows = height - 5 - (np.nan_to_num(channel) - low) / ((high - low) or 1.0) * (height - 10)
