@@ -63,7 +63,8 @@ def are_of_one_network(tensors: Iterable[Tensor]) -> bool:
 class KnownNetwork:
     """The network that gave the logits of the steps so far, known by its parameters.
 
-    A network may have several heads, for instance one for each task. Another network shares no parameter with it.
+    A network may have several heads, for instance one for each task. Another network has a last layer of its own, and
+    shares no parameter with it. If the last layer is frozen, the other half of the same network may train.
     """
 
     def __init__(self) -> None:
@@ -86,7 +87,7 @@ class KnownNetwork:
         if last_layers in self._last_layers:  # as in nearly all steps
             return True
         weights, are_all = all_weights(nodes)
-        if are_all and weights and self._weights and not weights & self._weights:
+        if last_layers and any(self._last_layers) and are_all and not weights & self._weights:
             return False
         self._last_layers.add(last_layers)
         self._weights |= weights
