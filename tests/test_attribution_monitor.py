@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -84,6 +85,27 @@ def test_the_first_real_validation_batch_is_explained_with_the_model_of_the_epoc
                 np.testing.assert_allclose(written[f"{method}.{metric}.values"], areas[metric], rtol=1e-5)
             gain = areas["insertion"] - areas["deletion"]
             np.testing.assert_allclose(written[f"{method}.symmetric_relevance_gain.values"], gain, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+@pytest.mark.parametrize("comes_first", [True, False])
+def test_the_weights_that_are_trained_are_explained_beside_their_average(tmp_path: Path, comes_first: bool) -> None:
+    averaging = getattr(pl.callbacks, "EMAWeightAveraging", None)
+    if averaging is None:
+        pytest.skip("this release of Lightning does not average weights")
+    trained: list[Any] = []
+
+    class Remembers(Classifier):
+        def on_train_epoch_end(self) -> None:
+            trained.append(copy.deepcopy(self.net.state_dict()))
+
+    callbacks = [attribution_monitor(num_samples=2), averaging(decay=0.5)]
+    model = fit(tmp_path, *callbacks[:: 1 if comes_first else -1], model=Remembers(), val=in_order, max_epochs=2)
+    logits = explanation(tmp_path, 1)["logits"]
+    averaged = model.net(images()[:2]).detach().numpy()
+    model.net.load_state_dict(trained[-1])
+    np.testing.assert_allclose(logits, model.net(images()[:2]).detach(), rtol=1e-5)
+    assert not np.allclose(logits, averaged, rtol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")

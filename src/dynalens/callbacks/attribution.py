@@ -56,8 +56,8 @@ class AttributionMonitor(PacedMonitor):
     TrainingDynamicsMonitor, it also explains the worst suspects of the epoch before, each for its given and for its
     predicted label. Pictures go to TensorBoard, or to files if there is no TensorBoardLogger. The ids, maps and numbers
     of the samples go to ``<log_dir>/dynalens/explanations/``, which :func:`load_explanations` reads. Each metric is
-    logged next to its value for a random ranking. Weights, random numbers and gradients are those of a run without the
-    callback.
+    logged next to its value for a random ranking. If another callback averages weights, those that are trained are
+    explained. Weights, random numbers and gradients are those of a run without the callback.
 
     The inputs may be images; integer images that the model scales; complex images, which are explained as real and
     imaginary parts; volumes (N, C, D, H, W), of which pictures show the middle slice; signals (N, C, T); rows of a
