@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dynalens import SampleStatistics, TrainingDynamics
+from dynalens.dynamics.given_labels import given_log_odds, worst_labels
 from dynalens.suspicion import assess
 from dynalens.suspicion.confusions import deconvolution
 from dynalens.suspicion.dense import dense_noise_rate
@@ -51,7 +52,7 @@ def test_present_labels_are_believed_where_most_are_missing() -> None:
         *4 * [(as_given(-3, *missing), as_given(5, *missing))],
         (as_given(0.4, *there), as_given(0.5, *missing)),
     ]
-    np.testing.assert_allclose(odds_as_given(statistics), [log_odds_of_all(each) for each in odds], rtol=1e-6)
+    np.testing.assert_allclose(odds_as_given(statistics), [log_odds_of_all(each) for each in odds], rtol=1e-5)
     assert statistics.arrays()["unit"].tolist() == [0, 0, 0, 0, 0, 1]
     assert statistics.arrays()["unit_margin"][-1] == 0.5
 
@@ -68,6 +69,14 @@ def log_odds_of_all(odds: Sequence[float]) -> float:
     """Return the log odds that all are as given, from the probability of each."""
     p = math.prod(1 / (1 + math.exp(-each)) for each in odds)
     return math.log(p / (1 - p))
+
+
+def test_the_worst_label_has_the_smallest_log_odds_of_those_that_count() -> None:
+    rng = np.random.default_rng(0)
+    margins, bits = rng.normal(size=(400, 5)), rng.integers(-1, 2, (400, 5))
+    bits[:, 4] = rng.integers(0, 2, 400)  # one label of each sample counts
+    odds = np.where(bits >= 0, given_log_odds(margins, bits), np.inf)
+    assert worst_labels(margins, bits).tolist() == [int(np.argmin(row)) for row in odds]
 
 
 def test_two_labels_in_doubt_are_more_suspicious_than_one_of_them() -> None:

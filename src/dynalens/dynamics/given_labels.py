@@ -46,15 +46,18 @@ def given_log_odds(margins: Array, bits: Array) -> Array:
         >>> round(float(missing), 3), bool(there > 10**4)
         (0.5, True)
     """
-    rates = noise_rates(margins, bits).astype(margins.dtype)
-    g = np.maximum(bits, 0)
-    true, false = rates[g, g], rates[1 - g, g]  # P(given g) where g is true, and where it is not
+    return _log_odds(margins, np.maximum(bits, 0), noise_rates(margins, bits).astype(margins.dtype))
+
+
+def _log_odds(margins: Array, given: Array, rates: Array) -> Array:
+    # P(given g) where g is true, and where it is not
+    true, false = (rates[k, [0, 1]].take(given) for k in ([0, 1], [1, 0]))
     p, odds = _logistic(margins), margins
     for _ in range(STEPS):
         q = false + (true - false) * _logistic(odds)
-        given, other = p / q, (1 - p) / (1 - q)
-        odds = odds + np.log(given * true + other * (1 - true)) - np.log(given * false + other * (1 - false))
-    result: Array = odds + np.log(true) - np.log(false)
+        as_given, as_other = p / q, (1 - p) / (1 - q)
+        odds = odds + np.log((as_given * true + as_other * (1 - true)) / (as_given * false + as_other * (1 - false)))
+    result: Array = odds + np.log(true / false)
     return result
 
 
@@ -65,7 +68,12 @@ def worst_labels(margins: Array, bits: Array) -> Array:
         margins: Shape ``(N, K)``, weighted means of the margins.
         bits: Shape ``(N, K)``, 1 or 0; labels of -1 are not known and never the worst.
     """
-    worst: Array = np.where(bits >= 0, given_log_odds(margins, bits), np.inf).argmin(axis=1)
+    # The log odds rise with the margin, so that only the smallest margin of each kind can have the smallest log odds.
+    labels = np.stack([np.where(bits == g, margins, np.inf).argmin(axis=1) for g in (0, 1)], axis=1)
+    smallest, given = np.take_along_axis(margins, labels, 1), np.array([0, 1])
+    odds = _log_odds(smallest, np.broadcast_to(given, labels.shape), noise_rates(margins, bits).astype(margins.dtype))
+    has_label = np.take_along_axis(bits, labels, 1) == given
+    worst: Array = labels[np.arange(len(labels)), np.where(has_label, odds, np.inf).argmin(axis=1)]
     return worst
 
 
@@ -84,11 +92,8 @@ def noise_rates(margins: Array, bits: Array) -> Array:
         array([[0.75, 0.25],
                [0.3 , 0.7 ]])
     """
-    agrees, differs = margins > 0, margins < 0
-    counts = [
-        [int((agrees if j == k else differs)[bits == j].sum()) for j in (0, 1)]  # predicted as k
-        for k in (0, 1)
-    ]
+    signs, given = (margins < 0, margins > 0), (bits == 0, bits == 1)
+    counts = [[np.count_nonzero(given[j] & signs[int(j == k)]) for j in (0, 1)] for k in (0, 1)]
     smoothed = np.array(counts) + 0.5
     rates: Array = smoothed / smoothed.sum(axis=1, keepdims=True)
     return rates

@@ -43,9 +43,10 @@ def odds_as_given(statistics: SampleStatistics) -> Array:
         raise ValueError("Expected statistics of samples with several units, got those of one label each.")
     if statistics.unit_margins is None:
         return statistics.unit_margin.astype(np.float64)
-    odds = statistics.unit_margins.astype(np.float64)
+    odds = statistics.unit_margins
     if statistics.unit_given is not None:
         odds = given_log_odds(odds, statistics.unit_given)
+    odds = odds.astype(np.float64)
     return np.where(np.isnan(odds).all(axis=1), np.nan, all_as_given(np.where(np.isnan(odds), np.inf, odds)))
 
 
@@ -59,10 +60,11 @@ def all_as_given(odds: Array) -> Array:
         >>> all_as_given(np.log([[1.0, 3.0], [1.0, 1e9]])).round(3)  # 1/2 * 3/4 = 3/8, so log(3 / 5); 1/2, so 0
         array([-0.511, -0.   ])
     """
-    log_product = np.logaddexp(0, -odds).sum(axis=1)
-    with np.errstate(divide="ignore"):  # of a product that rounds to 1, which the sum of small numbers replaces
-        log_odds_wrong = log_product + np.log(-np.expm1(-log_product))
-    result: Array = -np.where(log_product > _SMALL, log_odds_wrong, np.logaddexp.reduce(-odds, axis=1))
+    log_product = (np.maximum(-odds, 0) + np.log1p(np.exp(-np.abs(odds)))).sum(axis=1)
+    is_small = log_product <= _SMALL  # the product rounds to 1, and the sum of small numbers replaces it
+    with np.errstate(divide="ignore"):
+        result: Array = -(log_product + np.log(-np.expm1(-log_product)))
+    result[is_small] = -np.logaddexp.reduce(-odds[is_small], axis=1)
     return result
 
 
