@@ -199,7 +199,10 @@ def ended(folder: Path, model: Callable[[], Any], data: Callable[[], Any], **opt
     return module
 
 
-@pytest.mark.filterwarnings("ignore:Explanations are switched off", "ignore:Expected a batch whose first images")
+@pytest.mark.filterwarnings(
+    "ignore:Explanations are switched off", "ignore:Expected a batch whose first images",
+    "ignore:Expected a classification loss in `training_step`, got none. AttributionMonitor takes labels",
+)  # fmt: skip
 @pytest.mark.parametrize("values", ["dynamics", "dynamics,attribution"])
 @pytest.mark.parametrize(("model", "data"), FITS.values(), ids=FITS.keys())
 def test_a_fit_that_cannot_be_recorded_goes_on_with_one_warning_and_leaves_nothing(
