@@ -339,6 +339,10 @@ def test_the_environment_asks_for_monitors_by_name(monkeypatch: pytest.MonkeyPat
         ValueError, match=r"Expected builtins.dict of DYNALENS to return a monitor of dynalens, got dict"
     ):
         asked("builtins.dict")
+    with pytest.raises(
+        ValueError, match=r"ConceptMonitor of DYNALENS to be .* without arguments, got .* Write a function"
+    ):
+        asked("dynalens.ConceptMonitor")
 
 
 def installed_in(folder: Path) -> Path:

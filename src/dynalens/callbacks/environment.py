@@ -1,6 +1,7 @@
 """Callbacks for every Trainer without a change to the script: Lightning asks an entry point for them."""
 
 import functools
+import inspect
 import itertools
 import os
 from collections.abc import Callable
@@ -157,11 +158,20 @@ def callbacks_from_environment() -> list[CallbackBase]:
             "dynalens."
         )
     own_monitors = [monitor() for key, monitor in _MONITORS.items() if key in keys]
-    return [*own_monitors, *(_guarded_monitor(key, make()) for key, make in callables.items())]
+    return [*own_monitors, *(_guarded_monitor(key, make) for key, make in callables.items())]
 
 
-def _guarded_monitor(key: str, monitor: Any) -> CallbackBase:
-    """Return the monitor that a callable made, as a class whose errors do not end a fit."""
+def _guarded_monitor(key: str, make: Callable[[], Any]) -> CallbackBase:
+    """Return the monitor that a callable makes, as a class whose errors do not end a fit."""
+    try:
+        with suppress(ValueError):  # of a callable whose arguments are not known
+            inspect.signature(make).bind()
+    except TypeError as error:
+        raise ValueError(
+            f"Expected {key} of {VARIABLE} to be a callable without arguments, got one with some: {error}. Write a "
+            "function that returns the monitor, and name it."
+        ) from error
+    monitor = make()
     guarded_class = _GUARDED.get(type(monitor))
     if guarded_class is None:
         raise ValueError(
