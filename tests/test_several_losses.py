@@ -522,6 +522,22 @@ class OneInputOfTwo(Classifier):
         return super().training_step([x if batch_idx % 2 else torch.from_numpy(x.numpy() + 0), y], batch_idx)
 
 
+class HalvesInTurn(Classifier):
+    """The head and the layers before it are trained in turn, each while the other half is frozen."""
+
+    head_first = True
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        trains_head = (batch_idx % 2 == 0) is self.head_first
+        self.net[0].requires_grad_(not trains_head)
+        self.net[3].requires_grad_(trains_head)
+        return super().training_step(batch, batch_idx)
+
+
+class HeadLast(HalvesInTurn):
+    head_first = False
+
+
 class HeadOfEachTask(Classifier):
     """Samples of even and odd batches have heads of their own. Both heads share the network before them."""
 
@@ -584,7 +600,7 @@ class BesideOwnLossOfOtherTargets(BesideAuxiliaryHead):
     "model",
     [
         TwoNetworks, ClassifierFirst, BesideAuxiliaryHead, BesideOwnLoss, BesideOwnLossOfOtherTargets, HeadOfEachTask,
-        OneInputOfTwo,
+        OneInputOfTwo, HalvesInTurn, HeadLast,
         HeadOfEachTaskBehindCheckpoint,
     ],
 )  # fmt: skip
