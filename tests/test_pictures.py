@@ -120,7 +120,7 @@ def test_six_channels_of_a_signal_have_six_colours_and_more_are_said_to_be_left_
     ("shape", "title"),
     [
         ((2, 3, 8, 8), "epoch 1; Grad-CAM of conv"),
-        ((2, 12, 8), "epoch 1; 6 of 12 channels; Grad-CAM of conv"),
+        ((2, 12, 8), "epoch 1; first 6 of 12 channels; Grad-CAM of conv"),
         ((2, 2, 9, 8, 8), "epoch 1; slice 5 of 9, mean of 2 channels; Grad-CAM of conv"),
     ],
 )

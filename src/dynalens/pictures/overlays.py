@@ -54,11 +54,11 @@ def shown_part(sample: Sequence[int]) -> str:
 
     Example:
         >>> shown_part((2, 9, 20, 28)), shown_part((12, 400)), shown_part((3, 32, 32))
-        ('slice 5 of 9, mean of 2 channels', '6 of 12 channels', '')
+        ('slice 5 of 9, mean of 2 channels', 'first 6 of 12 channels', '')
     """
     parts = [f"slice {sample[1] // 2 + 1} of {sample[1]}"] if len(sample) == 4 else []
     parts += [f"mean of {sample[0]} channels"] if len(sample) > 2 and sample[0] not in (1, 3) else []
-    parts += [f"{len(LINES)} of {sample[0]} channels"] if len(sample) == 2 and sample[0] > len(LINES) else []
+    parts += [f"first {len(LINES)} of {sample[0]} channels"] if len(sample) == 2 and sample[0] > len(LINES) else []
     return ", ".join(parts)
 
 
