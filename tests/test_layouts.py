@@ -118,10 +118,13 @@ class Frames(nn.Module):
     def __init__(self, side: int, axis: int) -> None:
         super().__init__()
         self.axis, self.embedding, self.norm, self.head = axis, nn.Linear(side, 8), nn.LayerNorm(8), Head(8, axis=-1)
+        self.positions = nn.Embedding(99, 8)
         self.mixing = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.head(self.norm(self.mixing(self.embedding(x[:, 0].movedim(self.axis, 1)))))
+        frames = x[:, 0].movedim(self.axis, 1)
+        frames = self.positions(torch.arange(frames.shape[1])[None]) + self.embedding(frames)
+        out: Tensor = self.head(self.norm(self.mixing(frames)))
         return out
 
 

@@ -52,6 +52,8 @@ class Layouts:
         if len(self._x.shape) != 4:
             return None
         if number not in self._grids:
+            if output is not None and nan_gradients(output, [self._x])[0] is None:  # as the embedding of positions
+                return None
             self._grids[number] = self._grid(number, output)
         grid = self._grids[number]
         if grid is None:
@@ -80,8 +82,7 @@ class Layouts:
     def _is_first_patch(self, token: Tensor, height: int, width: int) -> bool:
         """Return whether a token depends on pixels of the first patch, or on all. One of a row or column does not."""
         (gradient,) = nan_gradients(token, [self._x])
-        if gradient is None:
-            return True
+        assert gradient is not None
         is_read = gradient[0].isnan().any(dim=0)
         row, column = is_read.nonzero().double().mean(dim=0).tolist()
         return bool(is_read.all()) or (row * height < len(is_read) and column * width < is_read.shape[1])
