@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +35,17 @@ def run(path: Path, seed: int = 0, n: int = 120, wrong: int = 20, names: Sequenc
     folder.write(dynamics.compute(), np.arange(n), RecordMeta(n, list(range(6)), [], list(names)))
     folder.write_names([f"{i}.png" for i in range(n)])
     return path
+
+
+def test_a_warning_of_a_command_shows_no_line_of_code_and_no_letter_that_controls_the_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual_format, shown = warnings.formatwarning, []
+    warning = "Epoch 3\x1b[31m is missing.", UserWarning, "__main__.py", 6
+    monkeypatch.setattr("dynalens.cli.imported", lambda _: lambda _: shown.append(warnings.formatwarning(*warning)))
+    assert main(["suspects", "run"]) == 0
+    assert shown == ["dynalens: Epoch 3\\x1b[31m is missing.\n"]
+    assert warnings.formatwarning is usual_format
 
 
 def test_answers_of_an_audit_calibrate_the_rate_and_the_suspects(
