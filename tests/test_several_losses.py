@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
 
 from dynalens import CaptureError, TrainingDynamicsMonitor
 from dynalens.capture.named_layer import NamedLayer
 from test_losses import assert_equals_the_definitions, own_loss
-from training import Classifier, K, N, fit, fit_undisturbed, loader
+from training import Classifier, K, N, dataset, fit, fit_undisturbed, loader
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -161,6 +162,62 @@ class LoggedByHand(ByHand):
             self.log("chance", F.cross_entropy(logits, (y + 1) % K))
 
 
+def hessian_of(logits: Tensor, y: Tensor) -> Tensor:
+    jacobian = torch.func.jacrev
+    out: Tensor = jacobian(jacobian(lambda z: F.cross_entropy(z, y)))(logits.detach())
+    return out
+
+
+class HeadOfEachPart(Classifier):
+    """Each half of a batch has a head of its own, and one loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other_head = nn.Linear(64, K)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        losses = []
+        for head, x, y in zip((self.net[3], self.other_head), *(part.split(3) for part in batch), strict=False):
+            logits = head(self.net[:3](x / N))
+            self.remember(x, logits, y)
+            losses.append(self.loss(logits, y))
+        return torch.stack(losses).sum()
+
+
+class TwoLossesAndASecondLook(ByHand):
+    """Of two heads, both are looked at twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = nn.Linear(64, K)
+
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        for is_first in (True, False):
+            logits = self(x / N)
+            if is_first:
+                self.remember(x, logits, y)
+            self.manual_backward(self.loss(logits, y) + self.loss(self.auxiliary(self.net[:3](x / N)), y))
+
+
+class Curvature(Classifier):
+    """The Hessian of the loss is computed before it, and after it, for the log."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        def curvature() -> Tensor:
+            hessian = hessian_of(logits, y)
+            return hessian.square().sum()
+
+        before, loss = curvature(), super().loss(logits, y)
+        self.log("curvature", before + curvature())
+        return loss
+
+
+class CurvatureByHand(ByHand):
+    def remembered(self, inputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        hessian_of(self(inputs), y)
+        return super().remembered(inputs, x, y)
+
+
 class OfLogarithms(Classifier):
     """Two losses of the same labels, one of the logits and one of the logarithms of their softmax."""
 
@@ -237,7 +294,7 @@ class PartsByHand(ByHand):
     [
         Attack, IteratedAttack, AutomaticAttack, AutomaticAttackByBackward, AttackOnOwnLoss, FunctionalUpdate,
         GradientPenalty, SecondLook, SecondLookOfOwnLoss, SecondLookAtSome, Logged, LoggedByHand,
-        OfLogarithms, Parts, BinaryParts,
+        Curvature, CurvatureByHand, HeadOfEachPart, OfLogarithms, Parts, BinaryParts,
         PartsByHand, PartsOfLogits, OtherPartIsLogged, AfterAnother, OwnLossAfterAnother,
     ],
 )  # fmt: skip
@@ -246,6 +303,14 @@ def test_the_pass_that_trains_is_recorded_and_weights_are_bit_identical(
 ) -> None:
     monitor = TrainingDynamicsMonitor(history=False)
     module = fit_undisturbed(tmp_path, monitor, model, data=lambda: loader(batch_size=6), max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+def test_parts_are_joined_that_only_later_batches_have(tmp_path: Path) -> None:
+    rows = torch.arange(N).tolist()
+    data = DataLoader(dataset(), batch_sampler=[rows[:4], rows[4:10], rows[10:16], rows[16:]])
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit(tmp_path, monitor, model=PartsByHand(), data=lambda: data, max_epochs=2)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
 
 
@@ -454,7 +519,7 @@ class OverlappingParts(Classifier):
     [
         AttackByBackward, AttackByBackwardOnOwnLoss, CleanAndAttacked, InnerAndOuter, PartsTwice, OverlappingParts,
         OfFirstOrder, OfSecondOrder, UpdatesInside, AdversaryFirst, PartOfTheOther, ForwardOfNeither,
-        TwoNetworksOfOwnLosses,
+        TwoNetworksOfOwnLosses, TwoLossesAndASecondLook,
     ],
 )  # fmt: skip
 def test_two_losses_of_one_sample_are_an_error_in_the_first_batch(tmp_path: Path, model: type[Classifier]) -> None:

@@ -158,13 +158,17 @@ def _call_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, direc
     )
 
 
+def in_transform(values: Any) -> bool:
+    """Return whether a transform of ``torch.func`` computes with these values."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(values))
+
+
 def _is_batched(values: Any) -> bool:
     """Return whether ``torch.vmap`` computes with these values. Nobody can read them afterwards."""
-    functions = torch._C._functorch
-    while functions.is_functorch_wrapped_tensor(values):
-        if functions.is_batchedtensor(values):
+    while in_transform(values):
+        if torch._C._functorch.is_batchedtensor(values):
             return True
-        values = functions.get_unwrapped(values)
+        values = torch._C._functorch.get_unwrapped(values)
     return False
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.capture.graph import Node, have_same_origin
-from dynalens.capture.loss_tap import LossCall
+from dynalens.capture.loss_tap import LossCall, in_transform
 from dynalens.capture.parameters import HIDING, LEAF, updates_before, weights_before
 from dynalens.observation import nodes_behind
 
@@ -127,10 +127,12 @@ class StepLosses:
     def add(self, call: LossCall) -> None:
         """Remember a loss. One without gradients, as of a teacher or for a log, is not trained on and is left out.
 
+        Lightning's backward pass does not go into transforms of ``torch.func``, as for a Hessian.
+
         If only the logits have gradients, the loss is remembered until another one has: a checkpoint may compute it
         again.
         """
-        if not call.logits.requires_grad or in_backward():
+        if not call.logits.requires_grad or in_backward() or (self._automatic and in_transform(call.logits)):
             return
         is_logged = not torch.is_grad_enabled()
         if self.calls and is_logged and not self._are_logged:

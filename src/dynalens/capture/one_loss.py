@@ -70,7 +70,7 @@ class OneLoss:
             CaptureError: If the logits were changed in place since.
         """
         call = self._find_loss(losses, rows_of, choose, first_step=first_step)
-        if call is not None and not all(each.is_as_it_was() for each in self.choice or losses.calls):
+        if not all(each.is_as_it_was() for each in self.choice or losses.calls):
             raise CaptureError(CHANGED_IN_PLACE)
         if call is not None and first_step and (self._has_main or not self.choice):
             self._heads.note_weights(call)
@@ -88,7 +88,7 @@ class OneLoss:
         call = same_loss(calls, first_step=first_step)
         # After a pass that trains, the same network may take a second look. Another network trains on its own.
         is_one_network = not later_calls or are_of_one_network(each.logits for each in self.calls)
-        if call is not None and later_calls and is_one_network and self._joins is None:
+        if call is not None and later_calls and self._joins is None:
             self._joins = adds_rows(later_calls, call, rows_of)
         if call is not None and is_one_network and not (later_calls and self._joins):
             return call

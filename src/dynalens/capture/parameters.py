@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dynalens.capture.graph import NETWORK, Node, source_of
@@ -20,6 +19,7 @@ def weights_before(logits: Tensor) -> Weights:
     """Return the parameters of the last layer that computed the logits.
 
     Example:
+        >>> import torch
         >>> head = torch.nn.Linear(2, 3)
         >>> logits = head(torch.nn.Linear(2, 2)(torch.ones(1, 2))).view(-1, 3) / 2
         >>> weights_before(logits) == {id(head.weight), id(head.bias)}
@@ -37,6 +37,7 @@ def updates_before(logits: Tensor) -> int:
     """Return how often the parameters of the last layer that computed the logits were changed until now.
 
     Example:
+        >>> import torch
         >>> head = torch.nn.Linear(2, 3, bias=False)
         >>> logits = head(torch.ones(1, 2))
         >>> updates = updates_before(logits)
@@ -52,12 +53,13 @@ def are_of_one_network(tensors: Iterable[Tensor]) -> bool:
     """Return whether all tensors were computed with the same parameters.
 
     Example:
+        >>> import torch
         >>> body, head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
         >>> x = torch.ones(1, 2)
         >>> are_of_one_network([head(body(x)), head(body(2 * x))]), are_of_one_network([head(body(x)), head(x)])
         (True, False)
     """
-    return len({all_weights([torch.autograd.graph.get_gradient_edge(tensor).node])[0] for tensor in tensors}) == 1
+    return len({all_weights([tensor.grad_fn])[0] for tensor in tensors}) == 1
 
 
 class KnownNetwork:
@@ -75,6 +77,7 @@ class KnownNetwork:
         """Return whether these operations belong to it, and remember their parameters. The first ones do.
 
         Example:
+            >>> import torch
             >>> body, head, other = (torch.nn.Linear(2, 2) for _ in range(3))
             >>> x, network = torch.ones(1, 2), KnownNetwork()
             >>> [network.gave([values.grad_fn]) for values in (head(body(x)), other(body(x)), other(x), x @ x.T)]
