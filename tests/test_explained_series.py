@@ -99,3 +99,36 @@ def test_grad_cam_has_a_position_for_each_step_of_a_layer_that_computes_steps_al
     (gradient,) = torch.autograd.grad(net.head(features.amax(dim=1))[:, 0].sum(), features)
     expected = (gradient.mean(dim=1, keepdim=True) * features).sum(dim=2).relu()
     torch.testing.assert_close(maps.reshape(2, -1), expected.detach())
+
+
+class OfRows(nn.Module):
+    """Takes images with channels last, as numpy has them, and scales them first."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.last, self.conv, self.head = last, nn.Conv2d(3, 4, 3), nn.Linear(4, K)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.movedim(-1, 1) if self.last else x
+        out: Tensor = self.head(self.conv(x / 2 - 1).relu().amax(dim=(2, 3)))
+        return out
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_images_with_channels_last_are_told_and_the_advice_shows_pixels(tmp_path: Path, dtype: torch.dtype) -> None:
+    x = torch.randint(0, 9, (N, 7, 6, 3), generator=torch.Generator().manual_seed(1)).to(dtype)
+
+    def explained(name: str, x: Tensor, *, last: bool, **options: Any) -> Any:
+        monitor, model = attribution_monitor(**ARGUMENTS, **options), OfSeries(OfRows(last))
+        fit(tmp_path / name, monitor, model=model, data=lambda: loader(TensorDataset(x, labels())), max_epochs=1)
+        return explanation(tmp_path / name, 0)["saliency.maps"].shape[1:]
+
+    with pytest.warns(UserWarning, match=r"images of shape \(N, C, H, W\), got inputs \(2, 7, 6, 3\) of which a conv"):
+        explained("last", x, last=True)
+    advice: dict[str, Any] = {
+        "inputs": lambda batch: (batch[0].movedim(-1, 1), batch[1]),
+        "forward": lambda module, x: module(x.movedim(1, -1)),
+    }
+    assert explained("advice", x, last=True, **advice) == (7, 6)
+    assert explained("first", x.movedim(-1, 1), last=False) == (7, 6)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.dynamics import Array
+from dynalens.explanations.channels_last import tell_channels_last
 from dynalens.explanations.drift import EarlierMaps
 from dynalens.explanations.epoch import EpochExplanations
 from dynalens.explanations.explainer import Explainer
 from dynalens.explanations.result import middle_slices
 from dynalens.explanations.robustness import none_of
 from dynalens.explanations.samples import ExplainedSamples, Units
-from dynalens.explanations.series import tell_channels_last
 from dynalens.explanations.settings import ExplanationSettings
 from dynalens.explanations.several_inputs import tell_other_inputs
 from dynalens.explanations.tokens import defined
