@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from dynalens import TrainingDynamicsMonitor
 from dynalens.attribution import input_x_gradient
 from dynalens.explanations.collector import SampleCollector
 from dynalens.logs import dynamics_pictures
-from dynalens.pictures import Suspect, suspects_gallery
+from dynalens.pictures import Suspect, small_map, suspects_gallery
 from dynalens.schedule import Schedule
 from test_explained_samples import Remembers, SuspectsOfEachEpoch
-from training import N, attribution_monitor, fit, images, in_order, labels, loader
+from training import Classifier, K, N, attribution_monitor, fit, images, in_order, labels, loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 
@@ -211,3 +213,45 @@ def test_signals_have_maps_too(tmp_path: Path, galleries: list[list[Suspect]]) -
         model=Signals(), data=lambda: loader(TensorDataset(x, labels())),
     )  # fmt: skip
     assert all(s.contrast is not None and s.contrast.shape == (12,) for suspects in galleries for s in suspects)
+
+
+def pooled() -> Classifier:
+    torch.manual_seed(0)
+    model = Classifier()
+    model.net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, K)
+    )  # fmt: skip
+    return model
+
+
+def test_the_map_of_a_large_image_has_the_size_of_its_picture(tmp_path: Path, galleries: list[list[Suspect]]) -> None:
+    large = TensorDataset(F.interpolate(images(), (224, 160)), labels())
+    monitors = [attribution_monitor(suspects=0, metrics=()), TrainingDynamicsMonitor(top_k=5, max_overhead=None)]
+    fit(tmp_path, *monitors, model=pooled(), data=lambda: loader(large), max_epochs=2)
+    shapes = [
+        (s.picture.shape, s.contrast.shape) for s in galleries[-1] if s.picture is not None and s.contrast is not None
+    ]
+    assert shapes
+    assert set(shapes) == {((112, 80, 3), (112, 80))}
+
+
+def test_a_map_of_inputs_that_the_user_has_turned_is_not_drawn_over_others(
+    tmp_path: Path, galleries: list[list[Suspect]]
+) -> None:
+    wide = TensorDataset(F.interpolate(images(), (6, 9)), labels())
+    monitor = attribution_monitor(
+        suspects=0, metrics=(), inputs=lambda batch: (batch[0].transpose(2, 3), batch[1]),
+        forward=lambda module, x: module(x.transpose(2, 3)),
+    )  # fmt: skip
+    dynamics = TrainingDynamicsMonitor(top_k=5, max_overhead=None)
+    fit(tmp_path, monitor, dynamics, model=pooled(), data=lambda: loader(wide), max_epochs=2)
+    assert any(suspect.picture is not None for suspect in galleries[-1])
+    assert all(suspect.contrast is None for suspect in galleries[-1])
+
+
+def test_a_small_map_has_the_means_of_the_pixels_that_a_small_copy_has() -> None:
+    relevance, picture = np.random.default_rng(0).normal(size=(224, 448)), np.zeros((56, 112, 3), np.uint8)
+    expected = [[relevance[4 * r : 4 * r + 4, 4 * c : 4 * c + 4].mean() for c in range(112)] for r in range(56)]
+    small = small_map(relevance, picture)
+    assert small is not None
+    np.testing.assert_allclose(small, expected, atol=1e-6)

@@ -29,6 +29,7 @@ from dynalens.pictures import (
     margins,
     png_bytes,
     relatives_sheet,
+    small_map,
     suspects_gallery,
     suspects_table,
     training_data_analysis,
@@ -304,13 +305,17 @@ class DynamicsPictures:
                 wrong_probability=math.nan if estimate is None else float(estimate.probabilities[sample]),
                 trace=self.watch.trace(sample),
                 picture=self.watch.pictures.get(sample),
-                contrast=contrasts.get(str(sample if ids is None else ids[sample])),
+                contrast=self._contrast(sample, contrasts.get(str(sample if ids is None else ids[sample]))),
                 name="" if names is None else escaped(names[sample]),
                 similar=self._similar_pictures(sample),
                 text=texts.get(sample),
             )
             for place, sample in enumerate(samples)
         ]
+
+    def _contrast(self, sample: int, relevance: Array | None) -> Array | None:
+        picture = self.watch.pictures.get(sample)
+        return None if relevance is None or picture is None else small_map(relevance, picture)
 
     def _sentences(self, statistics: SampleStatistics, samples: Sequence[int]) -> Sentences:
         """Return suspects that are tokens and have passed, with the doubtful token in brackets."""

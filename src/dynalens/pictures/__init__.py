@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dynalens.pictures.inputs import Normalisation, find_normalisation, shown_inputs, to_rgb
     from dynalens.pictures.layers import filters_grid, labelled_grid, maps_grid
     from dynalens.pictures.thumbnails import Thumbnails
-    from dynalens.pictures.watch import SuspectWatch, small_copies
+    from dynalens.pictures.watch import SuspectWatch, small_copies, small_map
 else:
     __getattr__, __dir__ = deferred(
         __name__,
@@ -35,7 +35,7 @@ else:
         inputs="Normalisation find_normalisation shown_inputs to_rgb",
         layers="filters_grid labelled_grid maps_grid",
         thumbnails="Thumbnails",
-        watch="SuspectWatch small_copies",
+        watch="SuspectWatch small_copies small_map",
     )
 
 __all__ = [
@@ -81,6 +81,7 @@ __all__ = [
     "shown_part",
     "signal_cell",
     "small_copies",
+    "small_map",
     "suspects_gallery",
     "suspects_table",
     "to_rgb",

@@ -179,3 +179,20 @@ def small_copies(
         return x.clone()
     height, width = (max(1, round(side * longest_side / longest)) for side in x.shape[2:])
     return pool(x, (height, width))
+
+
+def small_map(relevance: Array, picture: Array) -> Array | None:
+    """Return a map of an input at the size of the picture that shows its small copy; None if it fits no such picture.
+
+    Args:
+        relevance: Shape ``(H, W)`` or ``(L,)``.
+        picture: As :func:`shown_inputs` returns it for :func:`small_copies`.
+
+    Example:
+        >>> small_map(np.ones((224, 448)), np.zeros((56, 112, 3), np.uint8)).shape
+        (56, 112)
+        >>> small_map(np.ones((32, 32)), np.zeros((32, 3, 3), np.uint8)) is None
+        True
+    """
+    small: Array = small_copies(torch.from_numpy(relevance)[None, None])[0, 0].numpy()
+    return small if small.shape == (picture.shape[:2] if picture.ndim == 3 else picture.shape[-1:]) else None
