@@ -410,6 +410,16 @@ def test_answers_given_for_an_earlier_run_count_for_the_next_one_and_estimate_th
     assert audit(later, own).right + audit(later, own).wrong == 20
 
 
+def test_an_earlier_run_that_is_passed_again_leaves_samples_drawn_since_then() -> None:
+    score, wrong = population(1000)
+    earlier, better = record_of(score), record_of(-score)
+    first = answered(audit_plan(earlier, 60), wrong)
+    second = answered(audit_plan(better, 40, answers=first, earlier_run=earlier), wrong)
+    third = audit_plan(better, 20, answers=[first, second], earlier_run=earlier)
+    assert not set(third["sample_id"]) & {*first["sample_id"], *second["sample_id"]}
+    assert audit(better, [first, second]).right + audit(better, [first, second]).wrong == 100
+
+
 @pytest.mark.parametrize(
     ("earlier_labels", "earlier_names", "n", "message"),
     [

@@ -98,7 +98,14 @@ class Audits:
                 f"{'other labels' if plans else 'no plan of an audit'}. If labels were corrected since then, the "
                 "answers do not say how many are wrong now: draw a new plan with `dynalens.audit_plan(record)`."
             )
-        self._keep([*_other_plans(self._fitting_labels(), fitting_plans), *fitting_plans])
+        # Of a plan that was taken over before, more samples may have been drawn here since.
+        own_plans = self._fitting_labels()
+        new_plans = [
+            plan
+            for plan in fitting_plans
+            if all(own_plan.count < plan.count for own_plan in own_plans if own_plan.is_same_draw(plan))
+        ]
+        self._keep([*_other_plans(own_plans, new_plans), *new_plans])
 
     def latest(self) -> Plan:
         """Return the plan that was drawn from last."""
