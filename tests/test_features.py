@@ -158,6 +158,16 @@ class Residual(nn.Module):
         self.conv, self.norm, self.linear = nn.Conv2d(5, 5, 3), nn.LayerNorm(5), nn.Linear(20, 5)
 
 
+def test_linear_layers_beside_convolutions_say_nothing_of_maps_as_wide_as_they_have_channels() -> None:
+    x = torch.arange(50.0 * 3).view(2, 5, 3, 5)
+    weighs_channels = nn.Sequential(nn.Conv2d(5, 5, 3), nn.BatchNorm2d(5), nn.Linear(5, 5), nn.Sigmoid())
+    embeds_patches = nn.Sequential(nn.Conv2d(3, 5, 4, 4), nn.LayerNorm(5))
+    for first in (weighs_channels, Residual()):
+        torch.testing.assert_close(position_mean(first, x), x.mean((2, 3)))
+    for last in (embeds_patches, nn.Linear(9, 5)):
+        torch.testing.assert_close(position_mean(last, x), x.mean((1, 2)))
+
+
 def test_pooling_knows_channels_that_come_last() -> None:
     x = torch.arange(210.0).view(2, 5, 3, 7)
     for last in (nn.LayerNorm(5), nn.Sequential(nn.Linear(9, 5), nn.GELU()), nn.Sequential(nn.LayerNorm(5), nn.ReLU())):

@@ -22,8 +22,7 @@ def own_channels(module: nn.Module, shape: torch.Size) -> Channels | None:
         return Channels(shape[1], last=False)
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) == 1:
         (number,) = module.normalized_shape
-        is_plain = type(module) in {nn.LayerNorm, nn.RMSNorm}  # a subclass may be for channels that come first
-        return Channels(number, last=shape[-1] == number and (is_plain or shape[1] != number))
+        return Channels(number, last=shape[-1] == number and (_is_plain_norm(module) or shape[1] != number))
     return None
 
 
@@ -38,10 +37,13 @@ def channels_last(layer: nn.Module, shape: torch.Size) -> bool | None:
     """Return whether the channels of a layer's output come last, or None if no part of the layer tells.
 
     The last convolution, pooling, norm, linear layer, embedding or attention in the layer tells, if it has as many
-    channels as the output has entries in the second or the last dimension.
+    channels as the output has entries in the second or the last dimension. If both have as many, a linear layer beside
+    convolutions of images says nothing of the output: it weighs channels, or stands between two permutations.
     """
     parts = [part for part in layer.modules() if _wants_channels_first(part) or _wants_channels_last(part)]
-    answers = (are_last(shape, Channels(_number(part, shape), _wants_channels_last(part))) for part in reversed(parts))
+    of_images = len(shape) > 3 and any(map(_wants_channels_first, parts))
+    is_last = _is_plain_norm if of_images else _wants_channels_last
+    answers = (are_last(shape, Channels(_number(part, shape), is_last(part))) for part in reversed(parts))
     return next((answer for answer in answers if answer is not None), None)
 
 
@@ -68,6 +70,10 @@ def _wants_channels_first(module: nn.Module) -> bool:
 def _wants_channels_last(module: nn.Module) -> bool:
     is_norm = isinstance(module, (nn.LayerNorm, nn.RMSNorm)) and len(module.normalized_shape) == 1
     return is_norm or isinstance(module, (nn.Linear, nn.Embedding, nn.MultiheadAttention))
+
+
+def _is_plain_norm(module: nn.Module) -> bool:
+    return type(module) in {nn.LayerNorm, nn.RMSNorm}  # a subclass may be for channels that come first
 
 
 def _number(module: nn.Module, shape: torch.Size) -> int:
