@@ -79,6 +79,12 @@ def test_the_worst_label_has_the_smallest_log_odds_of_those_that_count() -> None
     assert worst_labels(margins, bits).tolist() == [int(np.argmin(row)) for row in odds]
 
 
+def test_a_label_that_is_sure_is_not_the_worst_of_millions_that_the_network_knows() -> None:
+    is_there = np.broadcast_to(np.arange(544) == 7, (2**15, 544))  # so many that 1 - 1 / count rounds to 1
+    margins = np.where(is_there, 0.5, 20.0).astype(np.float32)
+    assert set(worst_labels(margins, is_there.astype(np.int8))) == {7}
+
+
 def test_two_labels_in_doubt_are_more_suspicious_than_one_of_them() -> None:
     assert all_as_given(np.array([[-1.0, -0.5]]))[0] == pytest.approx(log_odds_of_all([-1.0, -0.5]))
     assert all_as_given(np.array([[-1.0, -0.5]]))[0] < all_as_given(np.array([[-1.0, 4.0]]))[0]

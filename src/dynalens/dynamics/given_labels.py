@@ -46,17 +46,19 @@ def given_log_odds(margins: Array, bits: Array) -> Array:
         >>> round(float(missing), 3), bool(there > 10**4)
         (0.5, True)
     """
-    return _log_odds(margins, np.maximum(bits, 0), noise_rates(margins, bits).astype(margins.dtype))
+    return _log_odds(margins, np.maximum(bits, 0), noise_rates(margins, bits))
 
 
 def _log_odds(margins: Array, given: Array, rates: Array) -> Array:
-    # P(given g) where g is true, and where it is not
-    true, false = (rates[k, [0, 1]].take(given) for k in ([0, 1], [1, 0]))
+    # P(given g) and P(given h) where g is true, and where it is not; none is 0, nor are sums of them with weights
+    g, h, rates = [0, 1], [1, 0], rates.astype(margins.dtype)
+    true, false, true_other, false_other = (rates[k, j].take(given) for k, j in ((g, g), (h, g), (g, h), (h, h)))
     p, odds = _logistic(margins), margins
     for _ in range(STEPS):
-        q = false + (true - false) * _logistic(odds)
-        as_given, as_other = p / q, (1 - p) / (1 - q)
-        odds = odds + np.log((as_given * true + as_other * (1 - true)) / (as_given * false + as_other * (1 - false)))
+        x = _logistic(odds)
+        as_given = p / (false + (true - false) * x)
+        as_other = (1 - p) / (true_other * x + false_other * (1 - x))
+        odds = odds + np.log((as_given * true + as_other * true_other) / (as_given * false + as_other * false_other))
     result: Array = odds + np.log(true / false)
     return result
 
@@ -68,10 +70,11 @@ def worst_labels(margins: Array, bits: Array) -> Array:
         margins: Shape ``(N, K)``, weighted means of the margins.
         bits: Shape ``(N, K)``, 1 or 0; labels of -1 are not known and never the worst.
     """
-    # The log odds rise with the margin, so that only the smallest margin of each kind can have the smallest log odds.
+    # The log odds rise with the margin, unless predictions are worse than chance, so that only the smallest margin of
+    # each kind can have the smallest log odds.
     labels = np.stack([np.where(bits == g, margins, np.inf).argmin(axis=1) for g in (0, 1)], axis=1)
     smallest, given = np.take_along_axis(margins, labels, 1), np.array([0, 1])
-    odds = _log_odds(smallest, np.broadcast_to(given, labels.shape), noise_rates(margins, bits).astype(margins.dtype))
+    odds = _log_odds(smallest, np.broadcast_to(given, labels.shape), noise_rates(margins, bits))
     has_label = np.take_along_axis(bits, labels, 1) == given
     worst: Array = labels[np.arange(len(labels)), np.where(has_label, odds, np.inf).argmin(axis=1)]
     return worst
