@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dynalens.explanations.forms import Forward, explained_form
 from dynalens.notices import warn
-from dynalens.observation import captured_calls, device_of, undisturbed
+from dynalens.observation import captured_calls, device_of, floating_dtype, undisturbed
 
 _SERIES, _IMAGES = 3, 4
 """Number of axes of series (N, C, T), and of images (N, C, H, W)."""
@@ -26,7 +26,8 @@ def tell_channels_last(model: nn.Module, forward_of: Callable[[nn.Module, Tensor
     if not is_series and inputs.ndim != _IMAGES:
         return
     inputs = inputs.to(device_of(model, inputs))
-    if not _reads_last_axis(model, forward_of(model, inputs), explained_form(inputs[:1])):
+    images = explained_form(inputs[:1])
+    if not _reads_last_axis(model, forward_of(model, inputs), images.to(floating_dtype(model, images))):
         return
     if is_series:
         steps, channels = inputs.shape[1:]
