@@ -146,15 +146,16 @@ def _call_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, direc
     def argument(key: str, position: int, default: Any) -> Any:
         return kwargs.get(key, args[position] if len(args) > position else default)
 
-    is_ignoring = name in ("cross_entropy", "nll_loss")
+    is_ignoring, logits = name in ("cross_entropy", "nll_loss"), argument("input", 0, None)
     return LossCall(
         name=name,
-        logits=argument("input", 0, None),
+        logits=logits,
         targets=argument("target", 1, None),
         ignore_index=argument("ignore_index", _IGNORE_INDEX_POSITION, IGNORE_INDEX) if is_ignoring else IGNORE_INDEX,
         direct=direct,
         weight=argument("weight", _WEIGHT_POSITIONS.get(name, _WEIGHT_POSITION), None),
         option=argument(*_OPTIONS[name]) if name in _OPTIONS else None,
+        version=logits._version if logits.requires_grad else 0,  # tensors of inference count no changes
     )
 
 

@@ -140,7 +140,6 @@ class StepLosses:
         if self._are_logged and not is_logged:
             self.calls, self._reached = [], []
         self._are_logged = is_logged
-        call = call._replace(version=call.logits._version)
         if self._automatic is False:
             call = call._replace(updates=updates_before(call.logits))
             # A backward pass that the step begins by itself has no other sign.

@@ -86,8 +86,10 @@ class KnownNetwork:
             False
         """
         nodes = list(nodes)
+        if any(id(value) in layer for value in _direct_parameters(nodes) for layer in self._last_layers):
+            return True  # as in nearly all steps, without a walk
         last_layers = Weights().union(*map(weights_behind, nodes))
-        if last_layers in self._last_layers:  # as in nearly all steps
+        if last_layers in self._last_layers:
             return True
         weights, are_all = all_weights(nodes)
         if last_layers and any(self._last_layers) and are_all and not weights & self._weights:
@@ -95,6 +97,12 @@ class KnownNetwork:
         self._last_layers.add(last_layers)
         self._weights |= weights
         return True
+
+
+def _direct_parameters(nodes: Iterable[Node]) -> Iterator[nn.Parameter]:
+    """Return the parameters that operations were given as they are, such as the bias of a linear layer."""
+    edges = (edge for node in nodes if node is not None for edge, _ in node.next_functions)
+    return (edge.variable for edge in edges if hasattr(edge, "variable"))
 
 
 def all_weights(nodes: Iterable[Node]) -> tuple[Weights, bool]:
