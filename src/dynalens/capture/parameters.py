@@ -78,10 +78,11 @@ class KnownNetwork:
 
         Example:
             >>> import torch
-            >>> body, head, other = (torch.nn.Linear(2, 2) for _ in range(3))
+            >>> body, head, other, deeper = (torch.nn.Linear(2, 2) for _ in range(4))
             >>> x, network = torch.ones(1, 2), KnownNetwork()
-            >>> [network.gave([values.grad_fn]) for values in (head(body(x)), other(body(x)), other(x), x @ x.T)]
-            [True, True, True, True]
+            >>> logits = head(body(x)), other(body(x)), other(x), x @ x.T, deeper(head(x))
+            >>> [network.gave([values.grad_fn]) for values in logits]
+            [True, True, True, True, True]
             >>> network.gave([torch.nn.Linear(2, 2)(x).grad_fn])
             False
         """

@@ -24,7 +24,7 @@ class GivenIndex:
 
     def __init__(self, dataset: Any, index: Any) -> None:
         self._dataset, self._index = dataset, index
-        self._order, self._num_labels = OrderCheck(), 0
+        self._order, self._are_labels, self._num_targets = OrderCheck(), True, 0
         own_indices = [part for part in getattr(dataset, "datasets", ()) if isinstance(part, IndexedDataset)]
         if len(own_indices) > 1 and (index is IndexedDataset.indices or not callable(index)):
             raise SampleIdentityError(
@@ -47,8 +47,9 @@ class GivenIndex:
         numbers = targets.tolist()
         if are_positions and values:
             self._check_positions(values, numbers)
-        self._num_labels = self._num_labels + len(values) if values == numbers else -ENOUGH
-        if self._num_labels >= ENOUGH and len(set(values)) < len(values):
+        self._are_labels &= values == numbers
+        self._num_targets += len(values)
+        if self._are_labels and self._num_targets >= ENOUGH and len(set(values)) < len(values):
             raise SampleIdentityError(
                 f"Expected `index` to give the position or id of each sample, got its label, by {self._index!r}. Pass "
                 "the key or the place of the index in the batch. `IndexedDataset` adds one to each sample."
