@@ -72,13 +72,16 @@ def series_block(channels: int) -> nn.Module:
 
 CASES: dict[str, tuple[list[nn.Module], tuple[int, ...], str, int]] = {
     "one row of a spectrogram": ([Block(nn.Conv2d(1, 8, (16, 1)), nn.ReLU()), Head(8)], (1, 16, 25), "0", 1),
+    "one row with channels last": (
+        [nn.Conv2d(1, 12, (16, 1)), Move(1, -1), Block(nn.LayerNorm(12)), Head(12, axis=-1)], (1, 16, 16), "2", -1,
+    ),
     "pooled to one row": ([nn.Conv2d(1, 4, 3), nn.MaxPool2d((14, 1)), Block(), Head(4)], (1, 16, 16), "2", 1),
     "norm over positions": ([nn.Conv2d(1, 8, 3), Block(), nn.LayerNorm([8, 6, 6]), Head(8)], (1, 8, 8), "2", 1),
     "norm with channels first": ([nn.Conv2d(1, 6, 3), Block(), NormFirst(6), Head(6)], (1, 8, 8), "2", 1),
     "block of series": ([nn.Conv1d(2, 6, 4, 4), series_block(6), Head(6)], (2, 40), "1", 1),
     "block of series with all steps": ([nn.Conv1d(2, 6, 3, padding=1), series_block(6), Head(6)], (2, 40), "1", 1),
     "volume": ([nn.Conv3d(1, 6, 2, 2), Move(1, -1), Block(nn.LayerNorm(6)), Head(6, axis=-1)], (1, 4, 6, 10), "2", -1),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -135,11 +138,13 @@ def test_rows_and_columns_are_not_laid_out_as_patches(size: tuple[int, int], axi
         find_target_layer(model, x)
 
 
-def test_patches_without_a_convolution_are_laid_out() -> None:
+@pytest.mark.parametrize("has_module", [True, False], ids=["embedded by a layer", "first seen when they are mixed"])
+def test_patches_without_a_convolution_are_laid_out(*, has_module: bool) -> None:
     class Patches(Frames):
         def forward(self, x: Tensor) -> Tensor:
             patches = x.unfold(2, 4, 4).unfold(3, 4, 4).flatten(4).flatten(2, 3)[:, 0]
-            out: Tensor = self.head(self.norm(self.mixing(self.embedding(patches))) ** 2)
+            tokens = self.embedding(patches) if has_module else patches @ self.embedding.weight.T
+            out: Tensor = self.head(self.norm(self.mixing(tokens)) ** 2)
             return out
 
     torch.manual_seed(0)
