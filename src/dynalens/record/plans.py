@@ -34,8 +34,8 @@ AuditAnswers = AnswersSource | Sequence[AnswersSource] | Audit
 class Audits:
     """Draws the samples of a record that a person is asked about, and takes the answers.
 
-    A plan is kept in the record's folder, or in memory where it has none. There is one for each seed: asked for again,
-    it gives the same samples, even if training went on since.
+    A plan is kept in the record's folder, or in memory where it has none. Asked for again by its seed, it gives the
+    same samples, even if training went on since. Of several plans with one seed, the latest counts.
 
     Args:
         record: The record.
