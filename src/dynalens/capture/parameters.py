@@ -1,6 +1,6 @@
 """Which parameters a tensor was computed with: those of its last layer, and those of all layers."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -71,9 +71,9 @@ class KnownNetwork:
 
     def __init__(self) -> None:
         self._last_layers: set[Weights] = set()
-        self._weights = Weights()
+        self._last_weights, self._weights = Weights(), Weights()
 
-    def gave(self, nodes: Iterable[Node]) -> bool:
+    def gave(self, nodes: Sequence[Node]) -> bool:
         """Return whether these operations belong to it, and remember their parameters. The first ones do.
 
         Example:
@@ -86,9 +86,11 @@ class KnownNetwork:
             >>> network.gave([torch.nn.Linear(2, 2)(x).grad_fn])
             False
         """
-        nodes = list(nodes)
-        if any(id(value) in layer for value in _direct_parameters(nodes) for layer in self._last_layers):
-            return True  # as in nearly all steps, without a walk
+        # In nearly all steps an operation was given a known parameter as it is, such as the bias of a linear layer.
+        for node in nodes:
+            for edge, _ in () if node is None else node.next_functions:
+                if id(getattr(edge, "variable", None)) in self._last_weights:
+                    return True
         last_layers = Weights().union(*map(weights_behind, nodes))
         if last_layers in self._last_layers:
             return True
@@ -96,14 +98,8 @@ class KnownNetwork:
         if last_layers and any(self._last_layers) and are_all and not weights & self._weights:
             return False
         self._last_layers.add(last_layers)
-        self._weights |= weights
+        self._last_weights, self._weights = self._last_weights | last_layers, self._weights | weights
         return True
-
-
-def _direct_parameters(nodes: Iterable[Node]) -> Iterator[nn.Parameter]:
-    """Return the parameters that operations were given as they are, such as the bias of a linear layer."""
-    edges = (edge for node in nodes if node is not None for edge, _ in node.next_functions)
-    return (edge.variable for edge in edges if hasattr(edge, "variable"))
 
 
 def all_weights(nodes: Iterable[Node]) -> tuple[Weights, bool]:

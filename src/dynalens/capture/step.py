@@ -189,7 +189,9 @@ class StepCapture:
             if presentation is not None:
                 source = presentation.source + self._one_loss.announcement
                 presentation = presentation._replace(
-                    nodes=self._nodes(outputs), source=source, has_other_losses=bool(self._one_loss.choice)
+                    nodes=presentation.nodes or self._nodes(outputs),
+                    source=source,
+                    has_other_losses=bool(self._one_loss.choice),
                 )
         finally:
             self._dense.begin_batch(None, None)
@@ -284,9 +286,10 @@ class StepCapture:
             presentation = self._from_loss(batch, rows_of, choose)
         else:
             presentation = self._from_numbers(outputs, samples, rows_of) or self._from_graph(samples, rows_of)
-        if not self._network.gave(self._nodes(outputs)):
+        nodes = self._nodes(outputs)
+        if not self._network.gave(nodes):
             raise CaptureError(f"{ANOTHER_NETWORK} {REMEDY}")
-        return presentation
+        return presentation._replace(nodes=nodes)
 
     def _nodes(self, outputs: Any) -> tuple[Node, ...]:
         calls = self._one_loss.choice or self._losses.calls or self._of_numbers.calls
