@@ -140,7 +140,9 @@ class TrainingStep:
     def _check_kind(self, presentation: Presentation) -> None:
         """Raise a CaptureError if a step shows something else than the first ones."""
         kind = None if presentation.units is None else presentation.units.kind
-        self._kind = self._kind if self.rows.confirms else kind
+        if not self.rows.confirms:
+            self._kind = kind
+            return
         if kind != self._kind:
             raise CaptureError(_OTHER_KIND.format(presentation.source))
         if self.rows.leaves_out(presentation):

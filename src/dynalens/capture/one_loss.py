@@ -70,8 +70,9 @@ class OneLoss:
             CaptureError: If the logits were changed in place since.
         """
         call = self._find_loss(losses, rows_of, choose, first_step=first_step)
-        if not all(each.is_as_it_was() for each in self.choice or losses.calls):
-            raise CaptureError(CHANGED_IN_PLACE)
+        for each in self.choice or losses.calls:
+            if not each.is_as_it_was():
+                raise CaptureError(CHANGED_IN_PLACE)
         if call is not None and first_step and (self._has_main or not self.choice):
             self._heads.note_weights(call)
         return call

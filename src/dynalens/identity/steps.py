@@ -109,8 +109,8 @@ class StepRows:
             self._is_traced = False
 
     def leaves_out(self, presentation: Any) -> bool:
-        """Return whether a later step made targets of the labels of several rows, as a trace shows."""
-        is_mixed = self.confirms and TRACE.mixes(presentation.step_targets)
+        """Return whether a step made targets of the labels of several rows, as a trace shows."""
+        is_mixed = TRACE.mixes(presentation.step_targets)
         if is_mixed:
             self.others.count_changed(len(presentation.targets))
         return is_mixed

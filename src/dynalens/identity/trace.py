@@ -146,7 +146,7 @@ class RowTrace(TorchFunctionMode):
 
     def mixes(self, targets: Tensor) -> bool:
         """Return whether each value of a tensor may come from several rows of the batch."""
-        return any(entry is targets or _is_handle(entry, targets) for entry in self._mixtures.values())
+        return bool(self._mixtures) and any(e is targets or _is_handle(e, targets) for e in self._mixtures.values())
 
     def makes(self, targets: Tensor) -> bool:
         """Return whether a tensor was made from sizes and random numbers alone, and says nothing about samples."""
