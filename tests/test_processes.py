@@ -156,7 +156,7 @@ def test_one_process_resumes_a_checkpoint_of_two(folder: Path, tmp_path: Path) -
 
 CHANGED = "ValueError: Expected the label of a sample to stay the same, got"
 LENGTHS = "SampleIdentityError: Expected the same training dataset in each process, got lengths [24, 25]. Give"
-ROWS = "SampleIdentityError: Expected 4 rows of logits for 4 samples in the batch, got 3."
+ROWS = "RowCountError: Expected 4 rows of logits for 4 samples in the batch, got 3."
 OTHER = "RuntimeError: Expected all 2 processes to go on, got an error in process"
 # For each process the beginning of its error; and the steps before it.
 ENDS: dict[str, tuple[str, str, int]] = {
