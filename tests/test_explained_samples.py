@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from dynalens import AttributionMonitor, IndexedDataset, TrainingDynamicsMonitor
 from dynalens.attribution import explain, pixel_relevance
 from dynalens.explanations.collector import SampleCollector
+from dynalens.explanations.epoch import EpochExplanations
 from dynalens.faithfulness import (
     CurveSettings,
     faithfulness_curves,
@@ -97,6 +99,18 @@ def test_the_suspects_of_the_epoch_before_are_explained_for_label_and_prediction
                 curves = faithfulness_curves(network, x, targets, of, CurveSettings(steps=5))
                 found = written[f"{prefix}{method}.deletion.curves"]
                 np.testing.assert_allclose(found, curves["deletion"].values, rtol=1e-5)
+
+
+def test_a_suspect_whose_label_is_predicted_has_one_row() -> None:
+    def rows(explained_for: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(explained_for=explained_for, is_correct=each) for each in (True, False)]
+
+    of_samples = SimpleNamespace(fractions=lambda: None, rows=lambda *_, **__: [])
+    of_suspects = {name: SimpleNamespace(rows=lambda _, name, **__: rows(name)) for name in ("label", "prediction")}
+    shown = EpochExplanations(of_samples, of_suspects).rows()  # type: ignore[arg-type]  # stand-ins for results
+    assert [(row.explained_for, row.is_correct) for row in shown] == [
+        ("label", True), ("label", False), ("prediction", False),
+    ]  # fmt: skip
 
 
 class Noting(Dataset[Any]):

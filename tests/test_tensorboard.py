@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +19,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from dynalens import LayerMonitor, TrainingDynamicsMonitor, load_record
 from dynalens.cli import main
 from dynalens.faithfulness import METRICS, UNCONTROLLED
+from dynalens.logs.dynamics_log import in_words
 from dynalens.report import write_report
+from dynalens.suspicion import NoiseRate
 from dynalens.tensorboard import TAGS, tags_table
 from dynalens.text import estimate_in_percent
 from test_concepts import monitor as concept_monitor
@@ -34,6 +37,12 @@ def events(folder: Path, *callbacks: Any, **options: Any) -> EventAccumulator:
     found = EventAccumulator(str(folder / "run" / "version_0"), size_guidance=KEEP_ALL)
     found.Reload()
     return found
+
+
+def test_the_summary_expects_something_of_flags_only_if_there_are_any() -> None:
+    some, none = (in_words(3, np.array(flags), NoiseRate(0.0, 0.1, 0.2)) for flags in ([True, False], [False, False]))
+    assert some.startswith("Epoch 3: **1 of 2 samples are flagged**. About 80 % of all flagged labels")
+    assert none.startswith("Epoch 3: **0 of 2 samples are flagged**. Estimated noise rate: **10.0 %**")
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -56,16 +56,24 @@ class EpochExplanations:
         normalisation: Normalisation | None = None,
         decode: Callable[[int], str] | None = None,
     ) -> list[ExplanationRow]:
-        """Return the rows of the sheet: the samples of every epoch, then each suspect for its two classes in turn."""
+        """Return the rows of the sheet: the samples of every epoch, then each suspect for its two classes in turn.
+
+        A suspect whose label is predicted has one row.
+        """
         fractions = self.fractions()
         rows = self.every_epoch.rows(fractions, names=names, normalisation=normalisation, decode=decode)
         pairs = [
             result.rows(fractions, name, names=names, normalisation=normalisation, decode=decode)
             for name, result in self.suspects.items()
         ]
-        return rows + [row for pair in zip(*pairs, strict=True) for row in pair]
+        return rows + [row for pair in zip(*pairs, strict=True) for row in _different(pair)]
 
     def title(self, epoch: int) -> str:
         """Return the first line of the sheet."""
         part, layer = shown_part(self.every_epoch.images.shape[1:]), self.every_epoch.explanation.target_layer
         return "; ".join([f"epoch {epoch}", *([part] if part else []), *([f"Grad-CAM of {layer}"] if layer else [])])
+
+
+def _different(pair: Sequence[ExplanationRow]) -> Sequence[ExplanationRow]:
+    is_one_class = pair[0].explained_for == "label" and pair[0].is_correct
+    return pair[:1] if is_one_class else pair

@@ -67,10 +67,11 @@ class GallerySource(NamedTuple):
 def in_words(epoch: int, is_flagged: Array, rate: NoiseRate) -> str:
     """Return an epoch's flagged samples and noise rate as Markdown, with reasons to doubt them."""
     doubts = "".join(f"\n- Doubtful: {doubt}" for doubt in rate.doubts)
+    expectation = f" About {percent(PRECISION, 0)} of all flagged labels are expected to be wrong."
     return (
-        f"Epoch {epoch}: **{int(is_flagged.sum()):,} of {len(is_flagged):,} samples are flagged**. About "
-        f"{percent(PRECISION, 0)} of all flagged labels are expected to be wrong. Estimated noise rate: "
-        f"**{percent(rate.value)}** ({percent(rate.low)} to {percent(rate.high)}), {rate.alone}.\n{doubts}"
+        f"Epoch {epoch}: **{int(is_flagged.sum()):,} of {len(is_flagged):,} samples are flagged**."
+        f"{expectation if is_flagged.any() else ''} Estimated noise rate: **{percent(rate.value)}** "
+        f"({percent(rate.low)} to {percent(rate.high)}), {rate.alone}.\n{doubts}"
     )
 
 
