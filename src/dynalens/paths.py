@@ -1,6 +1,8 @@
 """Dotted paths of callables, as in configuration files."""
 
 import importlib
+import inspect
+from contextlib import suppress
 from typing import Any
 
 
@@ -36,3 +38,18 @@ def resolved(value: Any) -> Any:
         return imported(value)
     except ImportError:
         return value
+
+
+def missing_argument(function: Any) -> str | None:
+    """Return in words which argument a callable needs; None if it can be called without any, or may be.
+
+    Example:
+        >>> missing_argument(lambda: 1), missing_argument(lambda x: x)
+        (None, "missing a required argument: 'x'")
+    """
+    try:
+        with suppress(ValueError):  # of a callable whose arguments are not known
+            inspect.signature(function).bind()
+    except TypeError as error:
+        return str(error)
+    return None

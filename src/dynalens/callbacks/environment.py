@@ -1,7 +1,6 @@
 """Callbacks for every Trainer without a change to the script: Lightning asks an entry point for them."""
 
 import functools
-import inspect
 import itertools
 import os
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from dynalens.callbacks.layers import LayerMonitor
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 from dynalens.host import CallbackBase, run_folder
 from dynalens.notices import warn
-from dynalens.paths import resolved
+from dynalens.paths import missing_argument, resolved
 
 VARIABLE = "DYNALENS"
 NAME = "environment"
@@ -163,14 +162,12 @@ def callbacks_from_environment() -> list[CallbackBase]:
 
 def _guarded_monitor(key: str, make: Callable[[], Any]) -> CallbackBase:
     """Return the monitor that a callable makes, as a class whose errors do not end a fit."""
-    try:
-        with suppress(ValueError):  # of a callable whose arguments are not known
-            inspect.signature(make).bind()
-    except TypeError as error:
+    argument = missing_argument(make)
+    if argument is not None:
         raise ValueError(
-            f"Expected {key} of {VARIABLE} to be a callable without arguments, got one with some: {error}. Write a "
+            f"Expected {key} of {VARIABLE} to be a callable without arguments, got one with some: {argument}. Write a "
             "function that returns the monitor, and name it."
-        ) from error
+        )
     monitor = make()
     guarded_class = _GUARDED.get(type(monitor))
     if guarded_class is None:

@@ -2,10 +2,8 @@
 
 import argparse
 import importlib
-import inspect
 import shlex
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from dynalens.auditing import keeps_all_given
 from dynalens.cli.output import output_file, say
 from dynalens.defaults import PRECISION
 from dynalens.embeddings import read_embeddings
+from dynalens.paths import missing_argument
 from dynalens.record import Record, load_record
 from dynalens.report import write_audit, write_report
 from dynalens.report.audit_page import answers_file
@@ -94,12 +93,10 @@ def named_dataset(name: str) -> Any:
         raise ValueError(
             f"Expected `--data` to be module:callable, got {name!r}. Name a function that returns the training dataset."
         )
-    try:
-        with suppress(ValueError):  # of a callable whose arguments are not known
-            inspect.signature(factory).bind()
-    except TypeError as error:
+    argument = missing_argument(factory)
+    if argument is not None:
         raise ValueError(
-            f"Expected `--data` to name a callable without arguments, got {name!r}: {error}. Write a function that "
+            f"Expected `--data` to name a callable without arguments, got {name!r}: {argument}. Write a function that "
             "returns the training dataset, and name it."
-        ) from error
+        )
     return factory()
