@@ -129,6 +129,11 @@ def test_attributes_that_do_not_name_each_column_are_left_out(tmp_path: Path, na
         assert card["text"] == text_of(int(card["id"]))
 
 
+@pytest.mark.parametrize("value", [np.array("age"), pd.Timestamp(0), pd.NA], ids=["array", "time", "nothing"])
+def test_an_attribute_with_one_value_names_no_columns(value: Any) -> None:
+    assert feature_names(named(value)) is None
+
+
 def test_parts_of_a_dataset_with_other_names_have_none() -> None:
     assert feature_names(ConcatDataset([named(COLUMNS), named(COLUMNS[::-1])])) is None
     assert feature_names(ConcatDataset([named(COLUMNS), named(COLUMNS)])) == COLUMNS

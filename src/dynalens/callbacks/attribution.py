@@ -216,10 +216,11 @@ class AttributionMonitor(PacedMonitor):
             return
         folder, epoch = self._folder / "explanations", trainer.current_epoch
         self._attempt(folder.name, lambda: forget_epochs(folder, epoch))
-        show_as_trained(self._pictures, trainer, pl_module)
-        self._pictures.names = self._tracked_samples.class_names or self._pictures.names
-        if self.inputs == "auto":  # others may have the columns in another order
-            self._pictures.columns = feature_names(self._tracked_samples.dataset(trainer))
+        with self._or_switched_off():  # a dataset may hold anything
+            show_as_trained(self._pictures, trainer, pl_module)
+            self._pictures.names = self._tracked_samples.class_names or self._pictures.names
+            if self.inputs == "auto":  # others may have the columns in another order
+                self._pictures.columns = feature_names(self._tracked_samples.dataset(trainer))
         writer = tensorboard_writer(trainer)
         if writer is not None:
             write_layout(writer, chart_layouts(trainer))

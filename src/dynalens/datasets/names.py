@@ -76,7 +76,7 @@ def feature_names(dataset: Any) -> list[str] | None:
     for attribute in FEATURE_NAMES:
         names = inspect.getattr_static(dataset, attribute, None)
         is_list = isinstance(names, list | tuple | np.ndarray) or type(names).__module__.split(".")[0] == "pandas"
-        if is_list and len(names) and all(isinstance(name, str) for name in names):
+        if is_list and np.ndim(names) and len(names) and all(isinstance(name, str) for name in names):
             return [str(name) for name in names]
     return None
 
