@@ -225,6 +225,13 @@ def test_a_loss_that_cannot_be_told_from_another_ends_no_training_and_its_steps_
         assert record.table().attrs["incomplete_epochs"] == incomplete
 
 
+@pytest.mark.parametrize("model", [SeveralLabels, Pixels])
+def test_later_targets_of_another_kind_are_called_so(tmp_path: Path, model: type[Classifier]) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    with pytest.warns(UserWarning, match=r"one kind in all steps, such as .* got others than in the first steps \(log"):
+        fit(tmp_path, monitor, model=model(), max_epochs=2)
+
+
 class Reorders(Corrects):
     def corrected(self, y: Tensor, prediction: Tensor) -> Tensor:
         return torch.tensor(y.tolist()[::-1])
