@@ -328,7 +328,7 @@ def test_decisions_of_the_page_are_those_of_the_dataset(browser: Any, run: Path,
     assert waited(refreshed)
     browser.find_element("id", "download").click()
     file = tmp_path / "downloads" / "decisions.csv"
-    waited(file.exists)
+    waited(lambda: file.exists() and file.stat().st_size)
     decided = apply_decisions(data, file)
     given = labels().tolist()
     expected = {i: given[i] for i in range(N) if i != dropped}
@@ -493,7 +493,7 @@ def test_twenty_samples_are_answered_by_keyboard_and_their_file_is_an_audit(
     waited(lambda: ", 20 answered" in browser.find_element("id", "count").text)
     browser.find_element("id", "download").click()
     file = tmp_path / "downloads" / "answers.csv"
-    waited(file.exists)
+    waited(lambda: file.exists() and file.stat().st_size)
 
     audited = record.audit(file)
     rate = audited.noise_rate
@@ -506,6 +506,7 @@ def test_twenty_samples_are_answered_by_keyboard_and_their_file_is_an_audit(
     browser.execute_script("localStorage.clear()")
     browser.get(page)
     waited(lambda: ", 0 answered" in browser.find_element("id", "count").text)
+    assert browser.execute_script("return localStorage.length") == 0  # a page that opens replaces nothing
     browser.find_element("id", "read").send_keys(str(file))
     waited(lambda: ", 20 answered" in browser.find_element("id", "count").text)
     assert "20 answers read." in browser.find_element("id", "message").text
@@ -576,7 +577,7 @@ def test_all_labels_of_a_sample_are_answered_at_once(browser: Any, tmp_path: Pat
     shot(browser, "audit-of-several-labels")
     browser.find_element("id", "download").click()
     file = tmp_path / "downloads" / "answers.csv"
-    waited(file.exists)
+    waited(lambda: file.exists() and file.stat().st_size)
     audited = record.audit(file)
     rate = audited.noise_rate
     assert (audited.right, audited.wrong, audited.unsure) == (2, 2, 1)
@@ -600,7 +601,7 @@ def test_the_doubted_one_of_several_labels_is_corrected_with_a_key(browser: Any,
     shot(browser, "report-of-several-labels")
     browser.find_element("id", "download").click()
     file = tmp_path / "downloads" / "decisions.csv"
-    waited(file.exists)
+    waited(lambda: file.exists() and file.stat().st_size)
     first, second, third = monitor.suspects(3).index
     decided = apply_decisions(several_labels(), file)
     unit, suggested = monitor.suspects(1)[["unit", "suggested"]].iloc[0]
