@@ -50,7 +50,8 @@ def test_the_type_of_items_and_labels_is_kept(tmp_path: Path) -> None:
     original = {"image": "a", "label": 0}
     assert apply_decisions([original], path)[0] == {"image": "a", "label": 1}
     assert original["label"] == 0
-    assert apply_decisions([{"image": "a", "kind": 0}], path, label_key="kind")[0]["kind"] == 1
+    for place in ({"label": "kind"}, {"label_key": "kind"}):  # the second is its earlier name
+        assert apply_decisions([{"image": "a", "kind": 0}], path, **place)[0]["kind"] == 1
 
 
 def test_a_decided_dataset_has_the_labels_of_its_samples_as_targets(tmp_path: Path) -> None:
@@ -173,7 +174,7 @@ def test_a_file_in_which_nothing_is_decided_gives_a_warning(tmp_path: Path, head
 
 def test_an_item_without_a_label_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "0,0,,relabel,1,\n")
-    with pytest.raises(ValueError, match=r"\(input, label, ...\) or a dict .* got a str. Pass `label_key=`"):
+    with pytest.raises(ValueError, match=r"\(input, label, ...\) or a dict .* got a str. Pass `label=`"):
         apply_decisions(["a"], path)[0]
     with pytest.raises(ValueError, match="got a dict"):
         apply_decisions([{"image": 0}], path)[0]

@@ -110,7 +110,12 @@ class DecidedDataset(Subset[Any]):
 
 
 def apply_decisions(
-    dataset: Any, path: str | Path, *, sample_ids: Sequence[str] | None = None, label_key: int | str | None = None
+    dataset: Any,
+    path: str | Path,
+    *,
+    sample_ids: Sequence[str] | None = None,
+    label: int | str | None = None,
+    label_key: int | str | None = None,
 ) -> DecidedDataset:
     r"""Return the dataset without the samples that a person dropped, and with the labels that a person corrected.
 
@@ -130,7 +135,8 @@ def apply_decisions(
         path: The CSV file. Its columns are sample_id, decision, new_label and, optionally, label, name and the names of
             classes; or sample_id, answer and, optionally, new_label, label and name. Classes are numbers or names.
         sample_ids: Id of each sample. Default: the ids in the file are positions in the dataset.
-        label_key: Where the label stands in an item. Default: position 1, or one of the usual keys of a dict.
+        label: Where the label stands in an item, see :class:`~dynalens.RelabelledDataset`.
+        label_key: The same, under its earlier name.
 
     Raises:
         ValueError: If a row has an unknown sample, decision or class, if a sample has two rows, or if rows do not fit
@@ -152,9 +158,9 @@ def apply_decisions(
         warn(
             f"{path} holds no decision, so the dataset stays as it is. Decide on the page, and download the file again."
         )
-    decisions = _decisions_by_position(rows, dataset, sample_ids)
-    _check_labels(decisions, dataset, label_key, classes or ())
-    return DecidedDataset(dataset, decisions, label_key)
+    decisions, place = _decisions_by_position(rows, dataset, sample_ids), label_key if label is None else label
+    _check_labels(decisions, dataset, place, classes or ())
+    return DecidedDataset(dataset, decisions, place)
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -272,7 +278,7 @@ def _label(sample: Any, position: int, label_key: int | str | None) -> Any:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Expected sample {position} to be (input, label, ...) or a dict with one of {', '.join(LABEL_KEYS)}, got "
-            f"a {type(sample).__name__}. Pass `label_key=`."
+            f"a {type(sample).__name__}. Pass `label=`."
         ) from error
     check_labels(label, position)
     return label
