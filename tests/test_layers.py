@@ -472,6 +472,17 @@ def test_a_picture_that_fails_is_warned_of_once_and_training_goes_on(tmp_path: P
         fit(tmp_path, LayerMonitor(maximise="classes"), model=Flat(), data=lambda: loader(flat))
 
 
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_feature_maps_that_fail_are_left_out_and_other_pictures_are_drawn(
+    tmp_path: Path, drawn: dict[str, list[Any]]
+) -> None:
+    fails = LayerMonitor(layer="net.0", weights=True, channels=[9], feature_maps=1, max_overhead=None)
+    with pytest.warns(UserWarning, match=r"^Feature maps are switched off, training goes on: .*below 4") as warned:
+        fit(tmp_path, fails, val=in_order)
+    assert len([w for w in warned if "switched off" in str(w.message)]) == 1
+    assert list(drawn) == ["write_filters"]
+
+
 def test_a_layer_that_the_loss_needs_two_calls_of_has_no_strongest_inputs(tmp_path: Path) -> None:
     class Twice(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:

@@ -222,7 +222,10 @@ class LayerMonitor(PacedMonitor):
 
     def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> bool:
         assert self._pictures is not None
-        draw = functools.partial(self._layer.draw, self._pictures, pl_module, self._find_logits, epoch=epoch, step=step)
+        draw = functools.partial(
+            self._layer.draw, self._pictures, pl_module, self._find_logits,
+            epoch=epoch, step=step, on_error=self.on_error,
+        )  # fmt: skip
         self._attempt("pictures", draw)
         return True
 

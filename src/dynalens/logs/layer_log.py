@@ -20,6 +20,7 @@ from dynalens.features import (
 )
 from dynalens.logs.layer_pictures import LayerPictures
 from dynalens.logs.layer_settings import LayerSettings
+from dynalens.logs.sinks import switched_off_on_error
 from dynalens.observation import LayerCalls, channels_first, layer_calls, module_named
 from dynalens.pictures import small_copies
 
@@ -51,9 +52,11 @@ class LayerLog:
         self._pass = ExitStack()
         self._images_and_calls: tuple[Tensor | None, LayerCalls] | None = None
         self._nodes: tuple[Any, ...] = ()
+        self._shows_maps = True
 
     def check(self, model: Any) -> None:
-        """Raise a ValueError if the model lacks a layer that is asked for."""
+        """Begin a fit. Raise a ValueError if the model lacks a layer that is asked for."""
+        self._shows_maps = self.settings.feature_maps > 0
         if self.settings.layer is not None:
             module_named(model, self.settings.layer, argument="layer")
         if self.settings.weights:
@@ -129,25 +132,33 @@ class LayerLog:
         self._pass.close()
         self._top = self._images_and_calls = None
 
-    def draw(self, pictures: LayerPictures, model: Any, find: FindLogits, *, epoch: int, step: int) -> None:
+    def draw(
+        self, pictures: LayerPictures, model: Any, find: FindLogits, *, epoch: int, step: int, on_error: str = "warn"
+    ) -> None:
         """Draw filters, maps and strongest inputs. In a long training they come less often, but always at the end.
 
         They are computed in each epoch, because the model is another one at the end. ``find`` returns what computes
-        the logits.
+        the logits. If maps cannot be computed, they alone are left out from then on.
         """
         settings = self.settings
         writes: list[Callable[[], None]] = []
         if settings.weights:
             name, weights = self._filters(model)
             writes.append(functools.partial(pictures.write_filters, name, weights.detach().cpu().clone(), epoch, step))
-        if settings.feature_maps and self.images is not None and settings.layer is not None:
+        if self._shows_maps and self.images is not None and settings.layer is not None:
             images = self.images[: settings.feature_maps].to(model.device)
-            maps = feature_maps(model, images, settings.layer, forward=find(model, images))
-            layer_and_channels = settings.layer, settings.channels
-            writes.append(functools.partial(pictures.write_maps, images, maps, *layer_and_channels, epoch, step))
+            with switched_off_on_error("Feature maps", self._leave_out_maps, on_error):
+                maps = feature_maps(model, images, settings.layer, forward=find(model, images))
+                channels = existing_channels(settings.channels, maps.shape[1])
+                writes.append(
+                    functools.partial(pictures.write_maps, images, maps, settings.layer, channels, epoch, step)
+                )
         if self._top is not None and settings.layer is not None:
             writes.append(functools.partial(pictures.write_top_inputs, self._top, settings.layer, epoch, step))
         pictures.offer(writes)
+
+    def _leave_out_maps(self) -> None:
+        self._shows_maps = False
 
     def maximise(self, pictures: LayerPictures, model: Any, find: FindLogits, *, step: int) -> None:
         """Draw images that maximise classes or channels; nothing before the first batch."""

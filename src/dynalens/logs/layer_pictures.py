@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from dynalens.features import TopInputs, existing_channels
+from dynalens.features import TopInputs
 from dynalens.pictures import (
     Normalisation,
     PicturePace,
@@ -61,10 +61,9 @@ class LayerPictures:
     def write_maps(
         self, images: Tensor, maps: Tensor, layer: str, channels: Sequence[int], epoch: int, step: int
     ) -> None:
-        """Write the feature maps of some channels for each image. Channels that the layer lacks are left out."""
-        layer_channels = existing_channels(channels, maps.shape[1])
+        """Write the feature maps of some channels for each image."""
         pictures = shown_inputs(images, self.normalisation)
-        grid = maps_grid(pictures, maps.cpu().numpy(), layer_channels, f"epoch {epoch}: feature maps of {layer}")
+        grid = maps_grid(pictures, maps.cpu().numpy(), channels, f"epoch {epoch}: feature maps of {layer}")
         self._sink.image(f"{self._prefix}/feature_maps", grid, step)
 
     def write_top_inputs(self, top: TopInputs, layer: str, epoch: int, step: int) -> None:
