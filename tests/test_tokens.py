@@ -258,6 +258,26 @@ def test_methods_and_metrics_that_are_not_defined_for_tokens_are_left_out_and_th
     assert set(load_explanations(tmp_path)[1].values) == scores
 
 
+class WordsOfTwo(Words):
+    """Its logits need a second entry of the batch."""
+
+    def forward(self, ids: Tensor, others: Tensor) -> Any:  # type: ignore[override]  # one more than that of Words
+        return self.net(self.drop(self.word(ids) + self.word(others)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0], batch[1]), batch[2])
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_undefined_methods_are_not_named_if_the_network_cannot_be_explained(tmp_path: Path) -> None:
+    def pairs() -> DataLoader[Any]:
+        return DataLoader(TensorDataset(tokens(), tokens().flip(0), torch.arange(12) % 3), batch_size=4)
+
+    with pytest.warns(UserWarning, match="got one that is given batch") as caught:
+        fit(tmp_path, attribution_monitor(steps=2), model=WordsOfTwo(), data=pairs, max_epochs=1)
+    assert not [warning for warning in caught if "Left out" in str(warning.message)]
+
+
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 def test_samples_of_a_checkpoint_are_explained_by_what_is_defined_for_tokens(tmp_path: Path) -> None:
     def fit_to(epochs: int, **options: Any) -> None:

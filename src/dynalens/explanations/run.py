@@ -19,6 +19,7 @@ from dynalens.explanations.settings import ExplanationSettings
 from dynalens.explanations.several_inputs import tell_other_inputs
 from dynalens.explanations.tokens import defined
 from dynalens.explanations.units import contrasted_units, explained_suspects, explained_units
+from dynalens.notices import warn
 from dynalens.observation import is_tokens
 from dynalens.robustness import check_robustness
 
@@ -36,7 +37,7 @@ class RunExplanations:
 
     def __init__(self, settings: ExplanationSettings) -> None:
         self.samples = ExplainedSamples(settings.choice, self._take_inputs)
-        self._earlier_maps, self._has_told_inputs = EarlierMaps(), False
+        self._earlier_maps, self._has_told_inputs, self._notice = EarlierMaps(), False, ""
         self._prepare(settings, "float32")
 
     def begin_fit(self, settings: ExplanationSettings, precision: str, *, is_only_one: bool) -> None:
@@ -62,7 +63,8 @@ class RunExplanations:
         """Raise if inputs cannot be explained, and leave out what is not defined for them."""
         explainer, baseline = self.explainer, self._maps.baseline
         self._maps.check_inputs(inputs, strict=explainer.strict)
-        explainer.methods, explainer.metrics = defined(inputs, explainer.methods, explainer.metrics, baseline)
+        explainer.methods, explainer.metrics, notice = defined(inputs, explainer.methods, explainer.metrics, baseline)
+        self._notice = notice or self._notice
 
     def explain(self, model: nn.Module, units: Units | None = None) -> EpochExplanations | None:
         """Return the explanations of this epoch; None if no sample has passed yet.
@@ -92,7 +94,10 @@ class RunExplanations:
         return EpochExplanations(every_epoch, by_class, self.explainer.robust(model, samples[1], samples[2]))
 
     def _tell_inputs(self, model: nn.Module, inputs: Tensor) -> None:
-        """Warn once if the network is explained without some of its inputs, or if maps show another axis than time."""
+        """Warn once of what the first explanation leaves out: methods, inputs, or the axis of time."""
+        if self._notice:
+            warn(self._notice)
+            self._notice = ""
         is_told, self._has_told_inputs = self._has_told_inputs, True
         if not is_told and self._maps.forward is None and self._choice.inputs == "auto":
             tell_other_inputs(self.samples.observer.layout)

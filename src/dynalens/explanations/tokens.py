@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from dynalens.attribution import TOKEN_METHODS, Method, blind_to_tokens
 from dynalens.capture import MASK
 from dynalens.faithfulness import METRICS_OF_MAPS, METRICS_OF_REGIONS, METRICS_UNDER_NOISE
-from dynalens.notices import warn
 from dynalens.observation import is_tokens
 
 _ADVICE = (
@@ -37,17 +36,17 @@ def check_inputs(
 
 def defined(
     inputs: Tensor, methods: Sequence[Method], metrics: Sequence[str], baseline: Any
-) -> tuple[Sequence[Method], Sequence[str]]:
-    """Return the methods and the metrics that are defined for these inputs, and warn if these are not all of them."""
+) -> tuple[Sequence[Method], Sequence[str], str]:
+    """Return the methods and the metrics that are defined for these inputs, and a notice if these are not all."""
     blind_methods, blind_metrics = _undefined(inputs, methods, metrics, baseline)
     if not blind_methods + blind_metrics:
-        return methods, metrics
-    warn(
+        return methods, metrics, ""
+    notice = (
         f"Left out of the explanations, training goes on: {', '.join(blind_methods + blind_metrics)}. The inputs are "
         f"tokens, {tuple(inputs.shape)}, {inputs.dtype}, for which these methods and metrics are not defined, even if "
         f"they are defaults. {_ADVICE}"
     )
-    return [m for m in methods if m not in blind_methods], [m for m in metrics if m not in blind_metrics]
+    return [m for m in methods if m not in blind_methods], [m for m in metrics if m not in blind_metrics], notice
 
 
 def _undefined(
