@@ -40,6 +40,7 @@ from dynalens.pictures.card import LINE, TEXT
 from dynalens.pictures.drawing import ORANGE, RIGHT, WRONG, text_that_fits, text_width, write
 from dynalens.pictures.gallery import sparkline
 from dynalens.pictures.overlays import word_lines
+from dynalens.pictures.watch import small_copies
 from test_dynamics import _NoCopyBetweenDevices
 
 FRACTIONS = np.linspace(0, 1, 5)
@@ -94,6 +95,13 @@ def test_any_other_number_of_channels_is_shown_in_grey() -> None:
     assert to_rgb(two)[0, 0].tolist() == [[0] * 3, [255] * 3]
     assert to_rgb(torch.full((1, 12, 3, 5), torch.nan)).shape == (1, 3, 5, 3)
     assert to_rgb(torch.rand(2, 1, 4, 3, 5)).shape == (2, 3, 5, 3)  # a volume's middle slice
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_whose_channels_come_last_look_like_those_whose_channels_come_first(channels: int) -> None:
+    images = torch.rand(2, channels, 250, 200, generator=torch.Generator().manual_seed(0))
+    assert np.array_equal(to_rgb(images.movedim(1, -1)), to_rgb(images))
+    assert torch.equal(small_copies(images.movedim(1, -1)), small_copies(images))
 
 
 def test_signals_stay_signals() -> None:

@@ -57,7 +57,8 @@ def to_rgb(images: Tensor, normalisation: Normalisation | None = None) -> Array:
     one is grey; of any other number each channel is stretched and their mean is shown in grey.
 
     Args:
-        images: Shape ``(N, C, H, W)``, or ``(N, C, D, H, W)``, of which the middle slice is shown.
+        images: Shape ``(N, C, H, W)``, or ``(N, C, D, H, W)``, of which the middle slice is shown. Channels may also
+            come last.
         normalisation: Mean and standard deviation, one for all or one for each channel.
 
     Returns:
@@ -71,6 +72,7 @@ def to_rgb(images: Tensor, normalisation: Normalisation | None = None) -> Array:
     """
     x = images.detach().float().cpu()
     x = x[:, :, x.shape[2] // 2] if x.ndim == 5 else x  # N, C and three axes of space
+    x = with_channels_first(x)
     values = (
         _original_values(x, normalisation)
         if normalisation is not None and x.shape[1] in (1, 3)
@@ -79,6 +81,11 @@ def to_rgb(images: Tensor, normalisation: Normalisation | None = None) -> Array:
     values = values if values.shape[1] == 3 else values.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
     pixels: Array = (_BYTE * values.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).numpy()
     return pixels
+
+
+def with_channels_first(images: Tensor) -> Tensor:
+    """Return images (N, H, W, C) as (N, C, H, W), if C is 1 or 3 and H is not; others as they are."""
+    return images.movedim(-1, 1) if images.shape[1] not in (1, 3) and images.shape[-1] in (1, 3) else images
 
 
 def shown_inputs(inputs: Tensor, normalisation: Normalisation | None = None) -> list[Array]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalens.dynamics import Array
-from dynalens.pictures.inputs import Normalisation, to_rgb
+from dynalens.pictures.inputs import Normalisation, to_rgb, with_channels_first
 
 SIDE = 32
 _IMAGES = (4, 5)  # N, C and two or three axes of space
@@ -68,6 +68,7 @@ class Thumbnails:
 def _square(images: Tensor) -> Tensor:
     x = images.float()
     x = x.select(2, x.shape[2] // 2) if x.ndim == 5 else x  # the middle slice
+    x = with_channels_first(x)
     longest = max(x.shape[2:])
     size = max(1, round(x.shape[2] * SIDE / longest)), max(1, round(x.shape[3] * SIDE / longest))
     small = F.adaptive_avg_pool2d(x, size) if longest > SIDE else F.interpolate(x, size, mode="nearest")

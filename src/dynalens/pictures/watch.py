@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dynalens.dynamics import Array
 from dynalens.pictures.copies import PassingCopies, by_shape
 from dynalens.pictures.drawing import BLUE, ORANGE
-from dynalens.pictures.inputs import Normalisation, shown_inputs
+from dynalens.pictures.inputs import Normalisation, shown_inputs, with_channels_first
 from dynalens.pictures.masks import tinted_picture
 from dynalens.pictures.words import numbers_text, without_end
 
@@ -174,6 +174,7 @@ def small_copies(
         x = x.select(2, x.shape[2] // 2)
     if x.ndim == 3:  # N, C and time
         return F.adaptive_avg_pool1d(x, _LONGEST_SIGNAL) if x.shape[2] > _LONGEST_SIGNAL else x.clone()
+    x = with_channels_first(x)
     longest = max(x.shape[2:])
     if longest <= longest_side:
         return x.clone()
