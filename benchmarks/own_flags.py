@@ -18,7 +18,7 @@ from suspects import Array, grouped, recorded, row_name, shorter, stored
 
 from dynalens.suspicion import PRECISION, assess, flagged
 
-KINDS = {"repeats": "memorised", "its limit": "limit", "falls": "falling", "far apart": "wide", "few samples": "few"}
+KINDS = {"repeats": "memorised", "its limit": "limit", "falls": "falling", "far above": "wide", "few samples": "few"}
 """What is said of a doubt, and its short name."""
 
 

@@ -56,12 +56,12 @@ def test_an_estimate_that_falls_by_more_than_two_standard_errors_is_doubted() ->
     assert kinds(halfway_rate=0.1) == []  # it rises
 
 
-def test_bounds_farther_apart_than_an_interval_of_a_hundred_answers_are_doubted() -> None:
-    half = 2 * math.sqrt(0.25 * 0.75 / 100)  # two standard errors of 100 answers at 25 %
-    near = NoiseRate(low=0.25 - 0.99 * half, value=0.18, high=0.25 + 0.99 * half)
-    far = NoiseRate(low=0.25 - 1.01 * half, value=0.18, high=0.25 + 1.01 * half)
-    assert kinds(near) == []
-    assert kinds(far) == ["The bounds are"]
+def test_an_upper_bound_above_that_of_a_hundred_answers_is_doubted_whatever_the_lower_one() -> None:
+    half = 2 * math.sqrt(0.18 * 0.82 / 100)  # two standard errors of 100 answers at 18 %
+    assert kinds(NoiseRate(low=0.0, value=0.18, high=0.18 + 0.99 * half)) == []
+    assert kinds(NoiseRate(low=0.17, value=0.18, high=0.18 + 1.01 * half)) == ["The true rate"]
+    assert kinds(NoiseRate(low=0.0, value=0.0, high=0.019), halfway_rate=None) == []  # two of a hundred answers
+    assert kinds(NoiseRate(low=0.0, value=0.0, high=0.021), halfway_rate=None) == ["The true rate"]
 
 
 def test_few_samples_are_doubted_where_a_higher_rate_need_not_show() -> None:
@@ -161,7 +161,7 @@ def test_the_rate_of_a_run_that_memorised_its_labels_is_doubted(memorised: Path,
     assert not rate.calibrated
     assert record.doubts() == list(rate.doubts) == record.table().attrs["doubts"] == record.suspects(3).attrs["doubts"]
     said = " ".join(rate.doubts)
-    assert re.search("repeats 100.0 % of the given labels.*bounds are far apart.*few samples: 300", said)
+    assert re.search("repeats 100.0 % of the given labels.*may be far above the estimate.*few samples: 300", said)
     assert "Even if 20 % of all labels were wrong, these few might all be right." in said
     assert "The estimate still falls" in " ".join(load_record(memorised.parent / "short").doubts())
 

@@ -312,7 +312,8 @@ def test_doubts_of_the_run_are_told_as_those_and_the_ends_are_those_of_both() ->
     doubtful = dataclasses.replace(rate, doubts=("The estimate still falls.", wide))
     assert joint_rate(doubtful, 0.4, 2.0).doubts == (
         "Without the embeddings: the estimate still falls.",
-        "The bounds are far apart, 0.0 % to 40.0 %: this run says little about the rate.",
+        "The true rate may be far above the estimate, up to 40.0 %: this run cannot tell so many wrong labels from "
+        "hard samples.",
     )
 
 

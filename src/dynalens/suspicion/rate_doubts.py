@@ -3,7 +3,7 @@
 import math
 
 from dynalens.suspicion.disagreement import SUREST_SHARE
-from dynalens.suspicion.noise_rate import HIGHEST_RATE, NoiseRate
+from dynalens.suspicion.noise_rate import HIGHEST_RATE, NoiseRate, two_standard_errors
 from dynalens.text import percent
 
 AUDIT_ANSWERS = 100
@@ -27,8 +27,9 @@ def doubts(
       rethinking generalization", ICLR 2017).
     - **Limit**: the estimate is 1/2, the largest there is: the network contradicts so many labels that it knows little.
     - **Falling**: the estimate as of half the epochs is higher than r + d.
-    - **Wide**: the ends are farther apart than the 95 % interval of 100 random answers, 4 sqrt(m (1 - m) / 100), with m
-      in the middle between them: these answers say more than the run.
+    - **Wide**: the upper bound is farther above the estimate than the upper end of a 95 % interval from 100 random
+      answers would be, r + 2 sqrt(r (1 - r) / 100): these answers say more than the run. The lower bound does not count
+      here: it is near 0 in most runs, whatever the rate.
     - **Few**: of n = N / 20 samples, those that the network is surest of, none need be wrong at a rate of 3 / n (95 %,
       the rule of three: Hanley and Lippman-Hand, JAMA 1983). It is a doubt where that is above the estimate and 5 %.
 
@@ -73,7 +74,7 @@ def has_memorised(rate: float, sample_count: int, accuracy: float) -> bool:
         >>> [has_memorised(0.2, sample_count=10_000, accuracy=accuracy) for accuracy in (0.79, 0.85)]
         [False, True]
     """
-    return accuracy >= 1 - max(rate - _two_standard_errors(rate, sample_count), REPEATED_ERROR)
+    return accuracy >= 1 - max(rate - two_standard_errors(rate, sample_count), REPEATED_ERROR)
 
 
 def still_falls(rate: float, sample_count: int, halfway_rate: float | None) -> bool:
@@ -83,15 +84,17 @@ def still_falls(rate: float, sample_count: int, halfway_rate: float | None) -> b
         >>> [still_falls(0.2, sample_count=10_000, halfway_rate=rate) for rate in (0.207, 0.21)]
         [False, True]
     """
-    return halfway_rate is not None and halfway_rate > rate + _two_standard_errors(rate, sample_count)
+    return halfway_rate is not None and halfway_rate > rate + two_standard_errors(rate, sample_count)
 
 
 def bounds_doubts(rate: NoiseRate) -> tuple[str, ...]:
-    """Return the doubt of an estimate whose ends are farther apart than those of 100 answers, if it is one."""
-    if rate.high - rate.low <= 2 * _two_standard_errors((rate.low + rate.high) / 2, AUDIT_ANSWERS):
+    """Return the doubt of an estimate whose upper bound is farther above it than that of 100 answers, if it is one."""
+    if rate.high - rate.value <= two_standard_errors(rate.value, AUDIT_ANSWERS):
         return ()
-    bounds = f"{percent(rate.low)} to {percent(rate.high)}"
-    return (f"The bounds are far apart, {bounds}: this run says little about the rate.",)
+    return (
+        f"The true rate may be far above the estimate, up to {percent(rate.high)}: this run cannot tell so many wrong "
+        "labels from hard samples.",
+    )
 
 
 def zero_doubts(rate: NoiseRate, sample_count: int) -> tuple[str, ...]:
@@ -107,7 +110,3 @@ def zero_doubts(rate: NoiseRate, sample_count: int) -> tuple[str, ...]:
         "Not one sample stands out: hardly any is wrong, or the network has not learned enough yet to contradict wrong "
         "ones.",
     )
-
-
-def _two_standard_errors(rate: float, sample_count: int) -> float:
-    return 2 * math.sqrt(max(rate * (1 - rate), 0.0) / max(sample_count, 1))
