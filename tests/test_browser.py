@@ -72,14 +72,16 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def browser(chromium: Any, tmp_path: Path) -> Any:
-    """The one browser in a new window, with downloads of the test's own and no storage of another."""
-    used = chromium.window_handles
-    chromium.switch_to.new_window("window")
-    new = chromium.current_window_handle
-    for window in used:
+    """The one browser in its one window, with downloads of the test's own and no storage of another.
+
+    A new window for each test, with the others closed, lost what its page had stored in one of twenty loads.
+    """
+    first, *others = chromium.window_handles
+    for window in others:
         chromium.switch_to.window(window)
         chromium.close()
-    chromium.switch_to.window(new)
+    chromium.switch_to.window(first)
+    chromium.get("about:blank")
     downloads = {"behavior": "allow", "downloadPath": str(tmp_path / "downloads")}
     chromium.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
     chromium.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": "file://", "storageTypes": "all"})

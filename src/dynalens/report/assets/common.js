@@ -28,12 +28,20 @@ class Kept {
   constructor(key, changed) {
     this.key = key;
     this.map = new Map();
-    this.isStored = false;
+    this.isStored = this.canStore();
     this.read();
-    this.write();
     addEventListener("storage", event => {
       if (event.key === key) { this.read(); changed(); }
     });
+  }
+  // Tried with another key: what an earlier page stored may arrive late, and must not be replaced.
+  canStore() {
+    const probe = `${this.key}:probe`;
+    try {
+      localStorage.setItem(probe, "");
+      localStorage.removeItem(probe);
+      return true;
+    } catch (error) { return false; }
   }
   read() {
     try { this.map = new Map(JSON.parse(localStorage.getItem(this.key) || "[]")); }
