@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from torch.utils.data import ConcatDataset, StackDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, StackDataset, Subset
 
 from dynalens.datasets import IndexedDataset, RelabelledDataset, hugging_face_label
 from dynalens.keys import LABEL_KEYS
@@ -24,13 +24,15 @@ it."""
 def given_labels(dataset: Any) -> Array | None:
     """Return the label of each sample, (N,) integers; None if the dataset does not show them.
 
-    They are read from ``targets``, ``labels`` or similar attributes, from the pairs or dicts in ``samples`` or
-    ``imgs``, from the label column of a data frame, from a part of a TensorDataset or StackDataset, or from the class
-    column of a Hugging Face dataset. Subsets, concatenations and dynalens's own wrappers around these are looked
-    through. Classes may be whole numbers of any type, one-hot rows, or words, which get numbers that no target has.
+    They are read from ``targets``, ``labels`` or similar attributes, from the second of its ``tensors``, from the pairs
+    or dicts in ``samples`` or ``imgs``, from the label column of a data frame, from a part of a StackDataset, or from
+    the class column of a Hugging Face dataset. Subsets, concatenations and dynalens's own wrappers around these are
+    looked through. Classes may be whole numbers of any type, one-hot rows, or words, which get numbers that no target
+    has.
 
     Example:
         >>> import torch
+        >>> from torch.utils.data import TensorDataset
         >>> data = TensorDataset(torch.zeros(3, 1), torch.tensor([2, 0, 1]))
         >>> given_labels(ConcatDataset([Subset(data, [1, 2]), data]))
         array([0, 1, 2, 0, 1])
@@ -43,6 +45,7 @@ def given_rows(dataset: Any) -> Array | None:
 
     Example:
         >>> import torch
+        >>> from torch.utils.data import TensorDataset
         >>> given_rows(Subset(TensorDataset(torch.zeros(3, 1), torch.tensor([0.5, 1.5, 2.5])), [2, 0]))
         array([[2.5],
                [0.5]], dtype=float32)
@@ -100,6 +103,7 @@ def labels_each(dataset: Any) -> int | None:
 
     Example:
         >>> import torch
+        >>> from torch.utils.data import TensorDataset
         >>> labels_each(TensorDataset(torch.zeros(2, 1), torch.tensor([[1, 0, 0], [1, 1, 0]])))
         3
     """
@@ -133,8 +137,8 @@ def _with_changes(labels: Array | None, changes: Any) -> Array | None:
 
 
 def _views_of(dataset: Any) -> Iterator[Any]:
-    if isinstance(dataset, TensorDataset | StackDataset):
-        yield from _parts(dataset)
+    if isinstance(dataset, StackDataset):
+        yield from _parts(dataset.datasets)
         return
     column = hugging_face_label(dataset)
     if column is not None:
@@ -144,6 +148,8 @@ def _views_of(dataset: Any) -> Iterator[Any]:
     for name in _LABELS:
         with suppress(Exception):
             yield _attribute(dataset, name)
+    with suppress(Exception):
+        yield from _parts(_attribute(dataset, "tensors"))
     for name in _SAMPLES:
         with suppress(Exception):
             yield [_label_of(sample) for sample in _attribute(dataset, name) or ()]
@@ -165,9 +171,8 @@ def _attribute(dataset: Any, name: str) -> Any:
         return getattr(dataset, name, None)
 
 
-def _parts(dataset: TensorDataset | StackDataset[Any]) -> Iterator[Any]:
-    """Yield the parts of a dataset that may be labels: those after the first, or under a usual key of labels."""
-    parts: Any = dataset.tensors if isinstance(dataset, TensorDataset) else dataset.datasets
+def _parts(parts: Any) -> Iterator[Any]:
+    """Yield the parts of a dataset that may be labels: the second one, or those under a usual key of labels."""
     yield from [parts[name] for name in LABEL_KEYS if name in parts] if isinstance(parts, Mapping) else parts[1:2]
 
 

@@ -24,6 +24,11 @@ _CHOOSES = frozenset({
     "index_select", "masked_select", "gather", "take", "flip", "roll", "narrow", "split", "chunk", "tensor_split",
     "repeat", "repeat_interleave", "tile",
 })  # fmt: skip
+_AXIS: dict[str, tuple[int, int | None]] = {
+    "flip": (1, None), "index_select": (1, None), "narrow": (1, None), "roll": (2, None),
+    "repeat_interleave": (2, None), "split": (2, 0), "chunk": (2, 0), "tensor_split": (2, 0),
+}  # fmt: skip
+"""Place of the axis among the arguments of those of these functions that may take rows of images, and its default."""
 _RESHAPES = frozenset({"view", "reshape", "flatten", "expand"})
 _SORTS = frozenset({"sort", "topk", "msort"})
 # Functions that make numbers of nothing but sizes, and those that keep numbers so.
@@ -309,12 +314,11 @@ def _rows_of_mask(rows: Tensor, mask: Tensor, count: int) -> Tensor:
 
 def _along_rows(name: str, args: Any, kwargs: Any) -> bool:
     """Return whether a function of images or the like selects or reorders rows, and not values within them."""
-    if name in ("split", "chunk", "tensor_split"):
-        return bool(kwargs.get("dim", args[2] if len(args) > 2 else 0) == 0)
-    if name == "repeat_interleave":
-        return bool(kwargs.get("dim", args[2] if len(args) > 2 else None) == 0)
-    dimension = kwargs.get("dim", kwargs.get("dims", args[1] if len(args) > 1 else None))
-    return name in ("flip", "index_select", "narrow") and dimension in (0, (0,), [0])
+    if name not in _AXIS:
+        return False
+    place, default = _AXIS[name]
+    axis = kwargs.get("dim", kwargs.get("dims", args[place] if len(args) > place else default))
+    return axis in (0, (0,), [0])
 
 
 TRACE = RowTrace()
