@@ -387,3 +387,47 @@ def test_one_column_of_independent_numbers_is_unrelated_and_a_noisy_copy_is_not(
     assert not are_unrelated(label[:50], label[50:100])  # too few
     independent = [are_unrelated(label, [draw.randrange(4) for _ in label]) for _ in range(200)]
     assert sum(independent) >= 190
+
+
+WORDS = ("ant", "bee", "cat")
+
+
+class Words(Dataset[Any]):
+    """Samples whose labels are words. The last row of an image has its length, by which a batch is sorted."""
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, i: int) -> Any:
+        return images(COUNT)[i], WORDS[i * i % 11 % K], i * 7 % 13
+
+
+def by_length(samples: list[Any]) -> Any:
+    """Sort, and change the inputs: nothing but the words tells which sample a row is."""
+    x, words, _ = zip(*sorted(samples, key=lambda sample: sample[2]), strict=True)
+    inputs = torch.stack(x)
+    inputs[:, :, 1:] += 1
+    return inputs, torch.tensor([WORDS.index(word) for word in words])
+
+
+def in_order_of_samples(samples: list[Any]) -> Any:
+    return by_length([(x, word, 0) for x, word, _ in samples])
+
+
+def test_labels_that_are_words_tell_that_a_collate_function_sorts(tmp_path: Path) -> None:
+    module = Classifier()
+    with pytest.raises(
+        SampleIdentityError, match=r"as frequent as these labels, but in another order.*`IndexedDataset`"
+    ):
+        fit(
+            tmp_path,
+            TrainingDynamicsMonitor(),
+            model=module,
+            data=lambda: loader(Words(), collate_fn=by_length, batch_size=15),
+        )
+    assert len(module.seen) <= 3
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit(
+        tmp_path, monitor, max_epochs=1, data=lambda: loader(Words(), collate_fn=in_order_of_samples, batch_size=15)
+    )
+    assert_recorded(monitor, module)

@@ -132,3 +132,66 @@ def test_an_index_that_occurs_twice_or_in_no_delivered_batch_says_nothing() -> N
     check_index_moves_along([before], [(None, [2, 4, 2]), (None, [7, 8, 8])], [7, 8, 8])
     check_index_moves_along([before], [(None, [2, 4, 2]), (None, [1, 2, 3])], [1, 2, 3])
     check_index_moves_along([[]], [], [1, 2])
+
+
+def without_index(samples: list[Any]) -> Any:
+    return default_collate([sample[:2] for sample in samples])
+
+
+def with_sizes(samples: list[Any]) -> Any:
+    return [*default_collate([sample[:2] for sample in samples]), torch.full((len(samples),), 36)]
+
+
+def with_another_sample(samples: list[Any]) -> Any:
+    """Puts another sample in the place of a broken one."""
+    return default_collate([IndexedDataset(Unlabelled())[N - 1], *samples[1:]])
+
+
+def without_key(samples: list[Any]) -> Any:
+    return default_collate([{"x": sample["x"], "y": sample["y"]} for sample in samples])
+
+
+class OfKeys(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step((batch["x"], batch["y"]), batch_idx)
+
+
+class Dropped(Three):
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch[:2]
+
+
+class Keyed(Dataset[Any]):
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, i: int) -> Any:
+        return {"x": images()[i], "y": int(labels()[i])}
+
+
+DROPS: dict[str, tuple[Callable[[], Classifier], Callable[[], Any], str]] = {
+    "collate function": (Three, indexed(collate_fn=without_index), "other integers there, "),
+    "sizes in its place": (Three, indexed(collate_fn=with_sizes), r"other integers there, \[36, 36, 36, 36\]"),
+    "hook": (Dropped, indexed(), "other integers there, "),
+    "dict": (
+        OfKeys,
+        lambda: loader(IndexedDataset(Keyed()), collate_fn=without_key),
+        r"the keys \['x', 'y'\]",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "data", "message"), DROPS.values(), ids=DROPS.keys())
+def test_an_index_that_is_not_passed_on_is_an_error_in_the_first_batch(
+    tmp_path: Path, model: Callable[[], Classifier], data: Callable[[], Any], message: str
+) -> None:
+    module = model()
+    with pytest.raises(SampleIdentityError, match=f"positions that `IndexedDataset` adds to its.*got {message}"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=module, data=data)
+    assert len(module.seen) <= 1
+
+
+def test_samples_that_a_collate_function_adds_with_their_index_are_recorded(tmp_path: Path) -> None:
+    monitor, module = TrainingDynamicsMonitor(history=False), Three()
+    fit(tmp_path, monitor, model=module, max_epochs=2, data=indexed(collate_fn=with_another_sample))
+    assert_equals_the_definitions(monitor.statistics(), module.seen)

@@ -58,18 +58,24 @@ class OrderCheck:
     r"""Whether targets are, in each of the first steps, the numbers of a column in another order, by no accident.
 
     Classes that are drawn as often as those of n targets, :math:`c_k` of each, are that often each with probability
-    :math:`n! \prod_k (c_k / n)^{c_k} / c_k!`. Where each class has become one class throughout, the
-    classes were exchanged: batches with as many samples of each look as if they were in another order.
+    :math:`n! \prod_k (c_k / n)^{c_k} / c_k!`. The K values of a column may also be other numbers or words, if only one
+    of the :math:`K!` ways to number them makes each as frequent in each step as its class. Where each value has become
+    one class throughout, the classes were exchanged: batches with as many samples of each look as if they were in
+    another order.
 
     Example:
         >>> check = OrderCheck()
         >>> check.refutes([0, 1, 2, 0], [1, 0, 0, 2]), [check.refutes([0, 1, 2, 0], [1, 0, 0, 2]) for _ in range(2)]
         (False, [False, True])
+        >>> check = OrderCheck()
+        >>> [check.refutes(["a", "b", "b", "b", "b"], [0, 0, 1, 0, 0]) for _ in range(6)][-2:]
+        [False, True]
     """
 
     def __init__(self) -> None:
         self._is_reordered, self._chance = True, 1.0
         self._pairs: set[tuple[Any, int]] = set()
+        self._counts: list[tuple[Counter[Any], Counter[int]]] = []
 
     def refutes(self, label: list[Any], target: list[int]) -> bool:
         """Return whether this step and the earlier ones show another order."""
@@ -78,5 +84,15 @@ class OrderCheck:
         if len(counts) > 1 and label != target:
             self._is_reordered &= is_reordered(label, target)
             self._chance *= chance_of(counts)
+            self._counts.append((Counter(label), counts))
         is_exchange = len(self._pairs) == len(dict(self._pairs))
-        return self._is_reordered and not is_exchange and self._chance < _CHANCE
+        return not is_exchange and self._chance * (1 if self._is_reordered else self._ways_to_number()) < _CHANCE
+
+    def _ways_to_number(self) -> float:
+        """Return K!, or infinity if no single way to number the labels makes them as frequent as the targets."""
+        of_labels, of_targets = (
+            sorted(tuple(counts[value] for counts in steps) for value in set().union(*steps))
+            for steps in zip(*self._counts, strict=True)
+        )
+        is_one = of_labels == of_targets and len(set(of_labels)) == len(of_labels)
+        return math.factorial(len(of_labels)) if is_one else math.inf

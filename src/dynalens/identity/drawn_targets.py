@@ -1,11 +1,13 @@
 """Targets that are drawn, as pretext tasks do, are no labels of samples: they have nothing to do with the labels."""
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+
+from dynalens.capture import OrderCheck
 
 _ENOUGH = 100
 """Least number of targets, and of pairs of rows with the same label, from which something is concluded."""
@@ -42,6 +44,8 @@ class OwnLabels:
     def __init__(self) -> None:
         self._labels: dict[Hashable, list[Any]] = {}
         self._targets: dict[Hashable, list[int]] = {}
+        self._orders: defaultdict[Hashable, OrderCheck] = defaultdict(OrderCheck)
+        self._reordered: set[Hashable] = set()
 
     def see(self, labels: Mapping[Any, list[Any]], targets: list[int]) -> None:
         """Add a step: labels by where they come from, each with one for each target. Negative targets do not count."""
@@ -49,12 +53,19 @@ class OwnLabels:
             pairs = [pair for pair in zip(values, targets, strict=True) if pair[1] >= 0]
             self._labels.setdefault(source, []).extend(label for label, _ in pairs)
             self._targets.setdefault(source, []).extend(target for _, target in pairs)
+            if self._orders[source].refutes([label for label, _ in pairs], [target for _, target in pairs]):
+                self._reordered.add(source)
 
     @property
     def is_open(self) -> bool:
         """Whether further steps can still show it."""
         counts = [len(targets) for targets in self._targets.values()]
         return max(counts, default=_ENOUGH) < _ENOUGH and not self._tell
+
+    @property
+    def are_reordered(self) -> bool:
+        """Whether the targets are one kind of these labels in another order, and no other kind tells them."""
+        return bool(self._reordered) and not self._tell
 
     @property
     def are_unrelated(self) -> bool:

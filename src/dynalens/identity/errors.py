@@ -11,6 +11,15 @@ REMEDY = (
     "Let each sample carry its index (`IndexedDataset` adds one to the samples of a map-style dataset), and pass "
     "`index=` the key of it or its place in the batch, as in `index=2`, or a callable(batch) -> indices."
 )
+OTHER_ROWS = (
+    "Expected each target of the loss to follow from the label of its sample, got classes that are as frequent as "
+    f"these labels, but in another order. {REMEDY}"
+)
+NO_POSITIONS = (
+    "Expected the batch to hold the positions that `IndexedDataset` adds to its samples, as its last part or under the "
+    "key `index`, got {}. Let the collate function and the hooks of the module pass them on. If they stand elsewhere "
+    "in the batch, pass `index=` the key or the place, or a callable(batch) -> indices."
+)
 ENOUGH = 12
 """Least number of targets that are not equal to other labels by chance: with two classes, one time in 4,096."""
 

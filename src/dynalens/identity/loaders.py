@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from dynalens.datasets import samples_at
 from dynalens.identity.collate_order import NOTED_BATCHES, Collated, Labels, OrderedCollate, is_in_order
 from dynalens.identity.draws import RecordingSampler, drawn_positions
-from dynalens.identity.errors import ColumnsApartError, SampleIdentityError
+from dynalens.identity.errors import NO_POSITIONS, ColumnsApartError, SampleIdentityError
 from dynalens.identity.in_place import NotedLabels, noted_labels
 
 # Lightning fetches one batch ahead at most; what a callback of the user's iterates itself is never asked for.
@@ -37,7 +37,13 @@ class Iteration:
         # Lightning is at most one batch ahead of the step.
         self._batches: deque[tuple[Any, Any, NotedLabels, Labels]] = deque(maxlen=2)
         self._notes_left = NOTED_BATCHES
+        self._draws: deque[np.ndarray | SampleIdentityError] = deque(maxlen=NOTED_BATCHES)
         self._last_step: tuple[int, Tensor | SampleIdentityError | None] = (-1, None)
+
+    def note_drawn(self, indices: np.ndarray | SampleIdentityError) -> None:
+        """Remember what the sampler drew for a batch, whatever the collate function makes of it."""
+        self.problem = indices if isinstance(indices, SampleIdentityError) else self.problem
+        self._draws.append(indices)
 
     def deliver(self, indices: np.ndarray | SampleIdentityError, batch: Any, labels: Labels | None = None) -> None:
         """Remember the indices of a batch, or the error that says why they are not known, and labels of its samples."""
@@ -58,6 +64,22 @@ class Iteration:
     def labels_of_samples(self, indices: Tensor) -> Labels:
         """Return the labels that the samples of that batch had; none if it is not known, or after the first batches."""
         return next((labels for batch_indices, *_, labels in self._batches if batch_indices is indices), {})
+
+    def check_drawn(self, index: list[int], targets: list[int]) -> None:
+        """Raise a SampleIdentityError if a batch does not hold the positions of its samples, but other integers.
+
+        Most positions must have been drawn: a collate function may put other samples in the place of broken ones, and a
+        hook may add those of earlier batches.
+
+        Args:
+            index: What the batch holds as the positions of its samples.
+            targets: The target of each; empty if these are no integers.
+        """
+        draws = [set(positions.tolist()) for positions in self._draws if isinstance(positions, np.ndarray)]
+        if not draws or set(index) in draws:
+            return
+        if index == targets or 2 * sum(map(set().union(*draws).__contains__, index)) < len(index):
+            raise SampleIdentityError(NO_POSITIONS.format(f"other integers there, {index[:4]} and so on"))
 
     def check_columns(self) -> None:
         """Raise the error of one of the newest batches whose columns are in different orders, if there is one."""
@@ -205,7 +227,7 @@ def _recording_iterator(base: Any, is_tagged: bool) -> type:
             indices, batch = batch
         else:
             indices = self._sampler_iter.queue.popleft()
-        iteration.problem = indices if isinstance(indices, SampleIdentityError) else iteration.problem
+        iteration.note_drawn(indices)
         labels = None
         if isinstance(batch, Collated):
             indices, labels, batch = batch.indices_of_rows(indices), batch.labels, batch.batch

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynalens.identity.errors import SampleIdentityError
+from dynalens.datasets import IndexedDataset
+from dynalens.identity.errors import NO_POSITIONS, SampleIdentityError
 
 
 def indices_in_batch(batch: Any, index: Any) -> Tensor | list[str]:
@@ -20,7 +21,9 @@ def indices_in_batch(batch: Any, index: Any) -> Tensor | list[str]:
     Raises:
         SampleIdentityError: If the key is missing or the values are neither integers nor strings.
     """
-    if callable(index):
+    if index is IndexedDataset.indices:
+        values = _added_positions(batch)
+    elif callable(index):
         values = index(batch)
     elif (isinstance(batch, Mapping) and index in batch) or _is_place(batch, index):
         values = batch[index]
@@ -41,6 +44,14 @@ def indices_in_batch(batch: Any, index: Any) -> Tensor | list[str]:
             f"{indices.dtype}. Return the positions in the dataset, or ids."
         )
     return torch.as_tensor(indices, dtype=torch.int64)
+
+
+def _added_positions(batch: Any) -> Any:
+    try:
+        return IndexedDataset.indices(batch)
+    except (KeyError, IndexError, TypeError):
+        kind = f"the keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        raise SampleIdentityError(NO_POSITIONS.format(kind)) from None
 
 
 def _is_place(batch: Any, index: Any) -> bool:

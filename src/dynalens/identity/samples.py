@@ -228,11 +228,15 @@ class SampleIdentity:
             return False
         return are_drawn_anew(self._source.loader, rows.tolist(), batch, place)
 
-    def check_index_moves(self, trainer: Any, rows: Tensor, after_hooks: NotedLabels) -> None:
-        """Raise if a hook or a collate function reordered samples, but not the indices of :class:`IndexedDataset`."""
+    def check_index_moves(self, trainer: Any, rows: Tensor, after_hooks: NotedLabels, presentation: Any) -> None:
+        """Raise if a hook or a collate function reordered samples, but not the indices of :class:`IndexedDataset`.
+
+        Raise as well if it did not pass these on.
+        """
         iteration = None if self._source is None else current_iteration(trainer, self._source.position)
         if iteration is not None and self.way == "IndexedDataset":
             iteration.check_columns()
+            iteration.check_drawn(rows.tolist(), [] if presentation.units else presentation.targets.tolist())
             check_index_moves_along(iteration.noted, after_hooks, rows.tolist())
 
     def check_index(self, rows: Tensor, targets: Tensor) -> None:

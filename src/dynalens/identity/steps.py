@@ -13,7 +13,7 @@ from dynalens.identity.collate_order import Labels
 from dynalens.identity.columns import Column, Path, columns_of_batch, is_integer_vector, part_at, parts
 from dynalens.identity.dataset_labels import Array, given_labels, given_rows
 from dynalens.identity.drawn_targets import OwnLabels, RandomDraws
-from dynalens.identity.errors import SampleIdentityError, check_one_target_each, check_rows, check_views
+from dynalens.identity.errors import OTHER_ROWS, SampleIdentityError, check_one_target_each, check_rows, check_views
 from dynalens.identity.in_place import NotedLabels, check_in_place, noted_labels
 from dynalens.identity.labels import (
     ANOTHER_ORDER,
@@ -161,14 +161,14 @@ class StepRows:
         if self._labels.needs_steps:
             self._losses.check_inputs(presentation.nodes)
             check_views(presentation.targets, views if choice is None else 1)
-            if presentation.units is None:
-                self._identity.check_index(target_rows, presentation.targets)
-                check_one_target_each(target_rows, presentation.targets)
             if presentation.of_layer:
                 check_layer(TRACE.of_layers(), len(after_hooks))
             check_in_place(self._noted_labels, carried=delivered is None)
             check_in_place(self._identity.noted_labels(trainer, rows), carried=delivered is None)
-            self._identity.check_index_moves(trainer, rows, self._noted_labels)
+            self._identity.check_index_moves(trainer, rows, self._noted_labels, presentation)
+            if presentation.units is None:
+                self._identity.check_index(target_rows, presentation.targets)
+                check_one_target_each(target_rows, presentation.targets)
             is_traced = source is not None and not self._has_hooks
             self._has_changed_batch = self._has_hooks and delivered is not None
             self._compare(batch, rows, target_rows.cpu(), presentation, is_traced=is_traced)
@@ -346,6 +346,8 @@ class StepRows:
         if isinstance(dataset_labels := self._labels_of_dataset(target_rows, presentation), Tensor):
             columns[GIVEN] = dataset_labels.tolist()
         self._own_labels.see(columns, presentation.targets.tolist())
+        if self._own_labels.are_reordered:
+            raise SampleIdentityError(OTHER_ROWS)
         self._labels.needs_steps |= bool(columns) and self._own_labels.is_open  # only the first batches have them
         own_places = (path for path, part in parts(batch) if part is presentation.step_targets)
         place = self._labels.witness or next(own_places, None)
