@@ -10,7 +10,7 @@ import functools
 import random
 from array import array
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 from weakref import CallableProxyType, ProxyType
@@ -276,38 +276,18 @@ def _entries_to_walk(entries: Any) -> Iterable[Any]:
 def _state_of(value: Any) -> Undo | None:
     """Return a function that puts back an array or a random generator; None for other objects."""
     if isinstance(value, torch.Generator):
-        return _setting(value.set_state, value.get_state())
-    if isinstance(value, np.random.Generator):
-        return _undo_bits(value.bit_generator)
+        return functools.partial(value.set_state, value.get_state())
     if isinstance(value, np.random.RandomState):
-        return _setting(value.set_state, value.get_state())
+        return functools.partial(value.set_state, value.get_state())
+    if isinstance(value, np.random.Generator):
+        return functools.partial(setattr, value.bit_generator, "state", value.bit_generator.state)
     if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
-        return _setting(value.setstate, value.getstate())
+        return functools.partial(value.setstate, value.getstate())
     if type(value) is np.ndarray and value.flags.writeable:
-        return _undo_buffer(value, value.copy())
+        return functools.partial(value.__setitem__, (), value.copy())
     if isinstance(value, (bytearray, array)):
-        return _undo_buffer(value, value[:])
+        return functools.partial(value.__setitem__, slice(None), value[:])
     return None
-
-
-def _setting(function: Callable[[Any], Any], state: Any) -> Undo:
-    return lambda: function(state) and None
-
-
-def _undo_bits(generator: Any) -> Undo:
-    state = generator.state
-
-    def undo() -> None:
-        generator.state = state
-
-    return undo
-
-
-def _undo_buffer(value: Any, copy: Any) -> Undo:
-    def undo() -> None:
-        value[() if isinstance(value, np.ndarray) else slice(None)] = copy
-
-    return undo
 
 
 def _is_plain_object(value: Any) -> bool:

@@ -53,7 +53,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         torch.inference_mode(False),
         torch.enable_grad(),
         _no_autocast(model),
-        _eager(),
+        torch.compiler.set_stance("force_eager"),
         _no_checkpoints(),
     ):
         yield
@@ -125,7 +125,9 @@ def _same_state(model: nn.Module) -> Iterator[None]:
     _snapshots.append(snapshot)
     try:
         with _same_gradients(snapshot.tensors):
-            _evaluate(snapshot.modules)
+            # Set directly: `train()` and `eval()` are overridden by models that freeze parts of themselves.
+            for module in snapshot.modules:
+                module.training = False
             mute(snapshot.modules)
             yield
     finally:
@@ -149,12 +151,6 @@ def _same_gradients(tensors: list[Tensor]) -> Iterator[None]:
                 tensor.requires_grad_(requires_grad)
             if tensor.is_leaf and tensor.grad is not grad:
                 tensor.grad = grad
-
-
-def _evaluate(modules: list[nn.Module]) -> None:
-    # Set directly: `train()` and `eval()` are overridden by models that freeze parts of themselves.
-    for module in modules:
-        module.training = False
 
 
 @contextmanager
@@ -206,10 +202,4 @@ def _no_autocast(model: nn.Module) -> Iterator[None]:
         for device in sorted(devices):
             if torch.amp.is_autocast_available(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        yield
-
-
-@contextmanager
-def _eager() -> Iterator[None]:
-    with torch.compiler.set_stance("force_eager"):
         yield

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from types import CellType, MemberDescriptorType
 from typing import Any
 
-Undo = Callable[[], None]
+Undo = Callable[[], object]
 EMPTY = object()
 """Stands for a missing value."""
 
