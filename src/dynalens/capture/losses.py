@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynalens.capture.graph import Node, have_same_origin
 from dynalens.capture.loss_tap import LossCall, in_transform
 from dynalens.capture.parameters import HIDING, LEAF, updates_before, weights_before
-from dynalens.observation import nodes_behind
+from dynalens.observation import nodes_behind, results_behind
 
 _MOST_KINDS = 3
 """Of how many kinds of losses or operations an error speaks: more say no more."""
@@ -64,16 +64,9 @@ def in_backward() -> bool:
 def leads_to(loss: Tensor, calls: Sequence[LossCall]) -> list[LossCall]:
     """Return the calls whose logits this loss was computed from."""
     # With the number of the result: all parts of a split have one node.
-    logits = {(call.logits.grad_fn, call.logits.output_nr) for call in calls}
-    known_edges, queue = set(), [(loss.grad_fn, loss.output_nr)]
-    while queue:
-        edge = queue.pop()
-        if edge[0] is not None and edge not in known_edges:
-            known_edges.add(edge)
-            queue += edge[0].next_functions if edge not in logits else []
-    return [
-        call for call in calls if (call.logits.grad_fn, call.logits.output_nr) in known_edges or call.logits.is_leaf
-    ]
+    edges = [(call.logits.grad_fn, call.logits.output_nr) for call in calls]
+    edges_behind = results_behind([(loss.grad_fn, loss.output_nr)], set(edges))
+    return [call for call, edge in zip(calls, edges, strict=True) if edge in edges_behind or call.logits.is_leaf]
 
 
 def different(calls: Sequence[LossCall]) -> list[LossCall]:

@@ -50,7 +50,7 @@ class MaskedRows:
         per_target = logits.numel() // targets.numel()
         if targets.device.type == "cpu" and _all_have_gradients(self._gradients[0], targets, per_target):
             return None  # in nearly all steps; a device would have to be waited for
-        names = set(operations_between(self._graph.loss, self._graph.nodes).values())
+        names = operations_between(self._graph.loss, self._graph.nodes)
         by_value = any(name.startswith(_BY_VALUE) for name in names)
         each = [*self._gradients, *(limit.values for limit in self._graph.limits)]
         if by_value or any(values.numel() % targets.numel() for values in each):

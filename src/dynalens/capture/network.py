@@ -185,15 +185,5 @@ def _gave(outputs: Sequence[_Output], logits: Tensor) -> bool:
 
 def _are_of_nothing_else(logits: Tensor, nodes: set[Node]) -> bool:
     """Return whether the logits were computed from these operations alone, without any other layer or parameter."""
-    queue: list[Node] = [logits.grad_fn]
-    known_nodes: set[Node] = {None}
-    while queue:
-        node = queue.pop()
-        if node in known_nodes:
-            continue
-        known_nodes.add(node)
-        if node not in nodes:
-            if node.name().startswith(NETWORK):
-                return False
-            queue.extend(earlier_node for earlier_node, _ in node.next_functions)
-    return bool(known_nodes & nodes)
+    nodes_on_way = set(nodes_behind([logits.grad_fn], NETWORK, ends=nodes))
+    return bool(nodes_on_way & nodes) and not any(node.name().startswith(NETWORK) for node in nodes_on_way - nodes)

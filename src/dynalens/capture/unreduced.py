@@ -2,12 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dynalens.capture.graph import NETWORK, Node
+from dynalens.observation import nodes_behind
 
 LINEAR = (
     "Add", "Alias", "AsStrided", "Cat", "Clone", "Copy", "Div", "Expand", "Index", "Masked", "Mean", "Mul", "Nansum",
@@ -50,7 +50,7 @@ class UnreducedLoss:
 
     def look(self, loss: Tensor) -> None:
         """Look at what lies between the entries and the loss, before its backward pass."""
-        names = set(operations_between(loss, [self._losses.grad_fn]).values())
+        names = operations_between(loss, [self._losses.grad_fn])
         self._by_value = any(name.startswith(BY_VALUE) for name in names)
         self._is_linear = all(name.startswith(LINEAR) for name in names)
 
@@ -62,27 +62,22 @@ class UnreducedLoss:
         return is_counted if self._is_linear else is_counted | (self._losses.detach() < CERTAIN)
 
 
-def operations_between(loss: Tensor, starts: Sequence[Node]) -> dict[Node, str]:
-    """Return the operations on all paths between some operations and the loss, with their names.
+def operations_between(loss: Tensor, starts: Sequence[Node]) -> set[str]:
+    """Return the names of the operations on all paths between some operations and the loss.
 
     A product of two results has a name of its own.
     """
     users = defaultdict[Node, list[Node]](list)
-    ends, queue, known_nodes = set(starts), [loss.grad_fn], set()
-    while queue:
-        node: Any = queue.pop()
-        if node is None or node in ends or node in known_nodes or node.name().startswith(NETWORK):
-            continue
-        known_nodes.add(node)
-        for part, _ in node.next_functions:
-            users[part].append(node)
-            queue.append(part)
-    queue, on_way = list(starts), set()
+    for node in nodes_behind([loss.grad_fn], NETWORK, ends=starts):
+        if node not in starts and not node.name().startswith(NETWORK):
+            for part, _ in node.next_functions:
+                users[part].append(node)
+    queue, on_way = list(starts), set[Node]()
     while queue:
         further = [user for user in users[queue.pop()] if user not in on_way]
         on_way.update(further)
         queue += further
-    return {node: _PRODUCT if _is_product(node) else node.name() for node in on_way}
+    return {_PRODUCT if _is_product(node) else node.name() for node in on_way}
 
 
 def _is_product(node: Node) -> bool:

@@ -2,7 +2,7 @@
 
 from dynalens.observation.calls import captured_calls, has_compiled_functions, is_compiled
 from dynalens.observation.channels import Channels, are_last, channels_first, channels_last, own_channels
-from dynalens.observation.graph import nodes_behind
+from dynalens.observation.graph import nodes_behind, results_behind
 from dynalens.observation.layer_calls import LayerCall, LayerCalls, layer_calls
 from dynalens.observation.layers import (
     Capturing,
@@ -57,6 +57,7 @@ __all__ = [
     "out_of_place",
     "own_channels",
     "replaced_output",
+    "results_behind",
     "seeded",
     "two_class_logits",
     "undisturbed",

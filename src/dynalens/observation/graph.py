@@ -1,17 +1,24 @@
 """Walk through autograd's graph."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 from torch.autograd.graph import Node
 
+Edge = tuple[Any, int]
+"""An operation in autograd's graph, and the number of one of its results."""
 
-def nodes_behind(nodes: Iterable[Node | None], end_names: tuple[str, ...] = ()) -> Iterator[Node]:
+
+def nodes_behind(
+    nodes: Iterable[Node | None], end_names: tuple[str, ...] = (), *, ends: Collection[Node] = ()
+) -> Iterator[Node]:
     """Yield these nodes and all that they were computed from, each once, the nearest first.
 
     Args:
         nodes: Operations, or None, as ``grad_fn`` is of what autograd does not follow.
         end_names: Beginnings of the names of nodes at which the walk ends. These nodes are yielded, too.
+        ends: Nodes at which it ends as well.
 
     Example:
         >>> import torch
@@ -26,5 +33,21 @@ def nodes_behind(nodes: Iterable[Node | None], end_names: tuple[str, ...] = ()) 
             continue
         known_nodes.add(node)
         yield node
-        if not node.name().startswith(end_names):
+        if node not in ends and not node.name().startswith(end_names):
             queue.extend(earlier_node for earlier_node, _ in node.next_functions)
+
+
+def results_behind(start_edges: Iterable[Edge], results: Collection[Edge], *, walks_through: bool = False) -> set[Edge]:
+    """Return which of some results are among these edges, or lie behind them.
+
+    With ``walks_through``, also those behind the results that are met.
+    """
+    queue, known_edges = list(start_edges), set[Edge]()
+    while queue:
+        edge = queue.pop()
+        if edge[0] is None or edge in known_edges:
+            continue
+        known_edges.add(edge)
+        if walks_through or edge not in results:
+            queue += edge[0].next_functions
+    return known_edges.intersection(results)

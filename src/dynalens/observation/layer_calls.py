@@ -1,16 +1,16 @@
 """The calls of a layer in a training step, and which of them a loss or its logits were computed from."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from dynalens.observation.graph import Edge, results_behind
+
 Node = Any
 """torch.autograd.graph.Node."""
-_Edge = tuple[Node, int]
-"""A node of autograd's graph, and the number of one of its results."""
 
 
 class LayerCall(NamedTuple):
@@ -23,7 +23,7 @@ class LayerCall(NamedTuple):
     """
 
     value: Any
-    edge: _Edge | None
+    edge: Edge | None
     mark: Any
 
 
@@ -111,30 +111,11 @@ def _nearest(calls: list[LayerCall], nodes: Iterable[Node]) -> list[LayerCall]:
     latest = {call.edge: call for call in calls if call.edge is not None}
     own_nodes = set(nodes)
     edges = {edge for edge in latest if edge[0] in own_nodes}
-    edges |= _targets_behind(
+    edges |= results_behind(
         [edge for node in own_nodes - {node for node, _ in edges} for edge in node.next_functions], latest.keys()
     )
     if len(edges) > 1:
         edges -= {
-            edge
-            for node, _ in edges
-            for edge in _targets_behind(node.next_functions, latest.keys(), walks_through=True)
+            edge for node, _ in edges for edge in results_behind(node.next_functions, latest.keys(), walks_through=True)
         }
     return [call for call in calls if call.edge in edges and latest[call.edge] is call]
-
-
-def _targets_behind(
-    start_edges: Iterable[_Edge], targets: Collection[_Edge], *, walks_through: bool = False
-) -> set[_Edge]:
-    """Return which of some results lie behind others; with ``through`` also those behind the ones that are met."""
-    queue, known_edges, found_edges = list(start_edges), set[_Edge](), set[_Edge]()
-    while queue:
-        edge = queue.pop()
-        if edge[0] is None or edge in known_edges:
-            continue
-        known_edges.add(edge)
-        if edge in targets:
-            found_edges.add(edge)
-        if walks_through or edge not in targets:
-            queue += edge[0].next_functions
-    return found_edges
