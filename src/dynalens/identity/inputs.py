@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -69,20 +70,21 @@ class InputUse:
         return not _is_one_hot(self._inputs[identity])
 
     def _sources(self, args: Any, kwargs: Mapping[str, Any]) -> Iterator[Origin]:
-        for value in _operands(args, kwargs):
+        for value in operands(args, kwargs):
             entry = self._origins.get(id(value))
             if entry is not None and entry[0]() is value:
                 yield entry[1]
 
 
-def _operands(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Any]:
+def operands(args: Any, kwargs: Mapping[str, Any] = MappingProxyType({})) -> Iterator[Any]:
+    """Yield the arguments of a call of torch, and the entries of those that are lists of tensors."""
     for value in (*args, *kwargs.values()) if kwargs else args:
         yield from value if isinstance(value, tuple | list) else (value,)
 
 
 def _nodes(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Node]:
     return (
-        value.grad_fn for value in _operands(args, kwargs) if isinstance(value, Tensor) and value.grad_fn is not None
+        value.grad_fn for value in operands(args, kwargs) if isinstance(value, Tensor) and value.grad_fn is not None
     )
 
 

@@ -1,6 +1,6 @@
 """Which rows of the batch the targets of a loss are, traced through what the step does to the batch's labels."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dynalens.identity.columns import parts
-from dynalens.identity.inputs import InputUse
+from dynalens.identity.inputs import InputUse, operands
 
 # Functions of one number for each row, and those that give a row another form.
 _SAME_ROWS = frozenset({
@@ -39,16 +39,8 @@ _MAKES = frozenset({
 })  # fmt: skip
 _WRITES = frozenset({"__setitem__", "__set__", "__iadd__", "__isub__", "__imul__", "__idiv__", "__ior__", "__iand__"})
 _KEEPS_MADE = _SAME_ROWS | {
-    "cat",
-    "concat",
-    "stack",
-    "repeat",
-    "repeat_interleave",
-    "flip",
-    "roll",
-    "argsort",
-    "multinomial",
-}
+    "cat", "concat", "stack", "repeat", "repeat_interleave", "flip", "roll", "argsort", "multinomial",
+}  # fmt: skip
 
 
 class RowSource(NamedTuple):
@@ -151,18 +143,18 @@ class RowTrace(TorchFunctionMode):
 
     def mixes(self, targets: Tensor) -> bool:
         """Return whether each value of a tensor may come from several rows of the batch."""
-        return bool(self._mixtures) and any(e is targets or _is_handle(e, targets) for e in self._mixtures.values())
+        return _hold(self._mixtures, targets)
 
     def makes(self, targets: Tensor) -> bool:
         """Return whether a tensor was made from sizes and random numbers alone, and says nothing about samples."""
-        return any(entry is targets or _is_handle(entry, targets) for entry in self._constants.values())
+        return _hold(self._constants, targets)
 
     def are_of_pairs(self, targets: Tensor) -> bool:
         """Return whether a tensor says which pairs of labels are equal.
 
         It was made by comparing labels with each other.
         """
-        return any(entry is targets or _is_handle(entry, targets) for entry in self._of_pairs.values())
+        return _hold(self._of_pairs, targets)
 
     def source(self, targets: Tensor) -> RowSource | None:
         """Return what is known of a tensor, or of a tensor with the same memory: autograd keeps its own handles."""
@@ -177,7 +169,7 @@ class RowTrace(TorchFunctionMode):
         self._note_made(getattr(func, "__name__", ""), args, result)
         with suppress(Exception):  # as below
             self.inputs.note(args, kwargs, result)
-        if any(id(value) in self._sources for value in _operands(args)):
+        if any(id(value) in self._sources for value in operands(args)):
             with suppress(Exception):  # in the middle of the user's step: what cannot be followed is not known
                 self._follow(getattr(func, "__name__", ""), func, args, kwargs, result)
         elif self._mixtures:
@@ -186,12 +178,12 @@ class RowTrace(TorchFunctionMode):
 
     def _keep_mixed(self, name: str, args: Any, result: Any) -> None:
         """Note the results of functions on mixed rows, such as a conversion to floating numbers."""
-        is_mixed = name in _SAME_ROWS and any(id(value) in self._mixtures for value in _operands(args))
+        is_mixed = name in _SAME_ROWS and any(id(value) in self._mixtures for value in operands(args))
         if is_mixed and isinstance(result, Tensor):
             self._mixtures[id(result)] = result
 
     def _follow(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
-        entries = [self._sources.get(id(value)) for value in _operands(args)]
+        entries = [self._sources.get(id(value)) for value in operands(args)]
         first_entry = entries[0]
         source = next(entry for entry in entries if entry is not None)
         if name in _RESHAPES and first_entry is not None:
@@ -215,7 +207,7 @@ class RowTrace(TorchFunctionMode):
         if name in _MAKES and isinstance(result, Tensor):
             self._constants[id(result)] = result
         elif self._constants:
-            tensors = [value for value in _operands(args) if isinstance(value, Tensor)]
+            tensors = [value for value in operands(args) if isinstance(value, Tensor)]
             if tensors and isinstance(result, Tensor) and all(id(entry) in self._constants for entry in tensors):
                 if name in _KEEPS_MADE:
                     self._constants[id(result)] = result
@@ -235,7 +227,7 @@ class RowTrace(TorchFunctionMode):
 
     def _note_pairs(self, source: RowSource, args: Any, result: Any) -> None:
         """Note what is made from labels as a column together with the same labels as a row."""
-        tensors = [value for value in _operands(args) if isinstance(value, Tensor)]
+        tensors = [value for value in operands(args) if isinstance(value, Tensor)]
         memory = {entry.untyped_storage().data_ptr() for entry in tensors}
         compares = source.is_vector and len({entry.shape for entry in tensors}) == 2 and len(memory) == 1
         if isinstance(result, Tensor) and (compares or any(id(entry) in self._of_pairs for entry in tensors)):
@@ -295,6 +287,10 @@ def _agree(a: RowSource, b: RowSource) -> bool:
     return torch.equal(a.rows, b.rows)
 
 
+def _hold(tensors: Mapping[int, Tensor], targets: Tensor) -> bool:
+    return any(tensor is targets or _is_handle(tensor, targets) for tensor in tensors.values())
+
+
 def _is_handle(a: Tensor, b: Tensor) -> bool:
     is_same = a.shape == b.shape and a.dtype == b.dtype and a.layout == b.layout == torch.strided
     return is_same and a.numel() > 0 and a.stride() == b.stride() and a.data_ptr() == b.data_ptr()
@@ -322,11 +318,3 @@ def _along_rows(name: str, args: Any, kwargs: Any) -> bool:
 
 
 TRACE = RowTrace()
-
-
-def _operands(args: Any) -> Iterator[Any]:
-    for value in args:
-        if isinstance(value, tuple | list):
-            yield from value
-        else:
-            yield value
