@@ -247,7 +247,7 @@ def test_short_rows_that_are_alike_by_accident_are_no_samples_at_their_places() 
 
 
 def test_labels_that_tell_all_samples_apart_give_the_order() -> None:
-    assert order_of_rows({(1,): [4, 2, 9]}, {("y",): torch.tensor([2, 4, 9])}, arrays=False) == [1, 0, 2]
+    assert order_of_rows({(1,): [4, 2, 9]}, {("y",): torch.tensor([2, 4, 9])}) == [1, 0, 2]
 
 
 def test_only_torchs_own_functions_are_known_to_keep_the_order() -> None:

@@ -121,10 +121,10 @@ def test_a_second_image_in_another_order_is_no_sign_of_another_order() -> None:
     x = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]), torch.tensor([5.0, 6.0])]
     samples: dict[Any, list[Any]] = {(0,): x, (1,): [7, 8, 9]}
     rows, numbers = torch.stack(x), torch.tensor([7, 8, 9])
-    assert order_of_rows(samples, {(0,): rows, (1,): numbers, (2,): rows.flip(0)}, arrays=True) is None
+    assert order_of_rows(samples, {(0,): rows, (1,): numbers, (2,): rows.flip(0)}) is None
     with pytest.raises(OrderError, match="in the order of the samples and others are not"):
-        order_of_rows(samples, {(0,): rows.flip(0), (1,): numbers}, arrays=True)
-    assert order_of_rows(samples, {(0,): rows.flip(0), (1,): numbers.flip(0)}, arrays=True) == [2, 1, 0]
+        order_of_rows(samples, {(0,): rows.flip(0), (1,): numbers})
+    assert order_of_rows(samples, {(0,): rows.flip(0), (1,): numbers.flip(0)}) == [2, 1, 0]
 
 
 def test_an_index_that_occurs_twice_or_in_no_delivered_batch_says_nothing() -> None:

@@ -142,7 +142,7 @@ class OrderedCollate:
     def _order_by_columns(self, columns: dict[Path, list[Any]], batch: Any) -> Order | None:
         rows = columns_of_batch(batch) | columns_of_rows(batch)
         self._comparisons_left -= 1
-        order = self._order_if_filled_up(columns, rows) or order_of_rows(columns, rows, arrays=True)
+        order = self._order_if_filled_up(columns, rows) or order_of_rows(columns, rows)
         self._has_moved |= order is not None
         if order is None:
             self._witness = self._witness or _witness_of(columns, rows)

@@ -6,18 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dynalens.identity.columns import (
-    Column,
-    Path,
-    array_keys,
-    begins_with,
-    bytes_of_rows,
-    is_same,
-    scalar_keys,
-    scalars,
-)
-
-Order = list[int]
+from dynalens.identity.columns import Column, Path, array_keys, begins_with, bytes_of_rows, scalar_keys, scalars
+from dynalens.identity.order import Order, differ
 
 
 def order_with_copies(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]) -> Order | None:
@@ -55,7 +45,7 @@ def _order_by_keys(
     order = []
     for key in zip(*(of_rows for _, of_rows in keys), strict=True):
         candidates = samples_by_key[key]
-        if not candidates or any(_differ(samples, candidates[0], other) for other in candidates[1:]):
+        if not candidates or any(differ(samples, candidates[0], other) for other in candidates[1:]):
             return None
         order.append(candidates[0])
     return order if _are_arrays_equal(samples, rows, order) else None
@@ -84,7 +74,7 @@ def _order_of_equal_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, 
     keys = list(zip(*labels, *arrays, strict=True))
     sample_of: dict[Any, int] = {}
     for sample, key in enumerate(keys[:count]):
-        if _differ(samples, sample_of.setdefault(key, sample), sample):
+        if differ(samples, sample_of.setdefault(key, sample), sample):
             return None
     order = [*range(count), *(sample_of.get(key, -1) for key in keys[count:])]
     return None if -1 in order else order
@@ -96,10 +86,6 @@ def _labels(values: list[Any], row: Column) -> list[Any]:
     keys = scalar_keys(column, row) if column is not None else None
     begins = keys is not None and keys[1][: len(values)] == keys[0] and len(set(keys[0])) > (len(values) > 1)
     return keys[1] if keys is not None and begins else []
-
-
-def _differ(samples: Mapping[Path, list[Any]], a: int, b: int) -> bool:
-    return any(not is_same(values[a], values[b]) for values in samples.values())
 
 
 def _are_arrays_equal(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column], order: Order) -> bool:

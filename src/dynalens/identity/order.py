@@ -70,7 +70,7 @@ class Pair:
         return bool(agreement - chance > (1 - chance) / 2)
 
 
-def order_of_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column], *, arrays: bool) -> Order | None:
+def order_of_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]) -> Order | None:
     """Return which sample each row is.
 
     It is None if they are in the order of the samples, or if nothing shows another order.
@@ -78,17 +78,16 @@ def order_of_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]
     Args:
         samples: What samples hold, by path.
         rows: What the rows hold.
-        arrays: Whether to compare arrays too, not only numbers and strings.
 
     Raises:
         OrderError: If some rows are samples and some are not, or if the order differs and is ambiguous.
 
     Example:
         >>> import torch
-        >>> order_of_rows({(1,): [4, 2, 9]}, {("y",): torch.tensor([2, 4, 9])}, arrays=False)
+        >>> order_of_rows({(1,): [4, 2, 9]}, {("y",): torch.tensor([2, 4, 9])})
         [1, 0, 2]
     """
-    pairs_in_order, moved_pairs = _sorted_out(samples, rows, arrays=arrays)
+    pairs_in_order, moved_pairs = _sorted_out(samples, rows)
     # A value that all samples share tells no order.
     pairs_in_order = [pair for pair in pairs_in_order if len(set(pair.samples)) > 1]
     count = len(next(iter(samples.values()), ()))
@@ -108,11 +107,9 @@ def _is_no_accident(pair: Pair) -> bool:
     return pair.is_row is not None and len(pair.rows) == len(set(pair.samples)) == count > 2
 
 
-def _sorted_out(
-    samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column], *, arrays: bool
-) -> tuple[list[Pair], list[Pair]]:
+def _sorted_out(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]) -> tuple[list[Pair], list[Pair]]:
     """Return the pairs of columns that agree in order, and those of other columns that agree in another order."""
-    pairs = [(place, pair) for place, leaf in rows.items() for pair in _pairs(samples, leaf, arrays=arrays)]
+    pairs = [(place, pair) for place, leaf in rows.items() for pair in _pairs(samples, leaf)]
     pairs_in_order = [(place, pair) for place, pair in pairs if pair.in_order]
     places, paths = {place for place, _ in pairs_in_order}, {pair.path for _, pair in pairs_in_order}
     moved_pairs: dict[Path, Pair] = {}
@@ -127,7 +124,7 @@ def _sorted_out(
     return [pair for _, pair in pairs_in_order], list(moved_pairs.values())
 
 
-def _pairs(samples: Mapping[Path, list[Any]], leaf: Column, *, arrays: bool) -> list[Pair]:
+def _pairs(samples: Mapping[Path, list[Any]], leaf: Column) -> list[Pair]:
     count = len(next(iter(samples.values()), ()))
     if not 0 < len(leaf) <= count:
         return []
@@ -137,7 +134,7 @@ def _pairs(samples: Mapping[Path, list[Any]], leaf: Column, *, arrays: bool) -> 
         if column is not None:
             keys = scalar_keys(column, leaf)
             pairs += [Pair(path, *keys)] if keys else []
-        elif arrays and isinstance(leaf, Tensor):
+        elif isinstance(leaf, Tensor):
             pairs += _array_pairs(path, values, leaf)
     return pairs
 
@@ -166,7 +163,7 @@ def _assigned(pairs: list[Pair], samples: Mapping[Path, list[Any]]) -> Order:
         candidates = rows_by_key[key]
         if len(candidates) > 1:
             candidates = [sample for sample in candidates if all(is_row(row, sample) for is_row in tests)]
-            if not tests or any(_differ(samples, candidates[0], candidate) for candidate in candidates[1:]):
+            if not tests or any(differ(samples, candidates[0], candidate) for candidate in candidates[1:]):
                 raise OrderError("the rows are in another order than the samples, and several could be the same one")
         if not candidates:
             raise OrderError("the rows are in another order than the samples, and some rows equal none of the samples")
@@ -175,7 +172,7 @@ def _assigned(pairs: list[Pair], samples: Mapping[Path, list[Any]]) -> Order:
     return order
 
 
-def _differ(samples: Mapping[Path, list[Any]], a: int, b: int) -> bool:
+def differ(samples: Mapping[Path, list[Any]], a: int, b: int) -> bool:
     """Return whether two samples differ in anything that they hold.
 
     If not, they are one sample that was drawn twice.

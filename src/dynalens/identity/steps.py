@@ -305,7 +305,7 @@ class StepRows:
         columns_before = {path: list(column) for path, column in columns_of_batch(delivered, length=count).items()}
         columns_after = columns_of_batch(part, copies=True)
         try:
-            order = order_of_rows(columns_before, columns_after, arrays=True)
+            order = order_of_rows(columns_before, columns_after)
         except OrderError as error:
             raise SampleIdentityError(f"{ANOTHER_ORDER} (After a hook of the module, {error}.)") from None
         self._has_moved |= order is not None
