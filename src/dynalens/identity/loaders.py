@@ -26,6 +26,22 @@ from dynalens.identity.in_place import NotedLabels, noted_labels
 _KEPT = 8
 
 
+class Delivery(NamedTuple):
+    """A batch that a loader has delivered.
+
+    Attributes:
+        indices: Of its samples, or the error that says why they are not known.
+        batch: As it was before it moved to a device; None where nothing is known of it.
+        noted: Its labels as they were then, because a hook may reorder them in place; empty after the first batches.
+        labels_of_samples: The labels that its samples had before they became a batch; empty after the first batches.
+    """
+
+    indices: Tensor | SampleIdentityError | None = None
+    batch: Any = None
+    noted: NotedLabels = []  # noqa: RUF012  # of a tuple; nobody changes it
+    labels_of_samples: Labels = {}  # noqa: RUF012  # as above
+
+
 class Iteration:
     """The batches that one pass over a loader has delivered and that no step has asked for yet."""
 
@@ -35,7 +51,7 @@ class Iteration:
         self.problem: SampleIdentityError | None = None
         """Why the positions that the sampler drew are not known, if so."""
         # Lightning is at most one batch ahead of the step.
-        self._batches: deque[tuple[Any, Any, NotedLabels, Labels]] = deque(maxlen=2)
+        self.newest: deque[Delivery] = deque(maxlen=2)
         self._notes_left = NOTED_BATCHES
         self._draws: deque[np.ndarray | SampleIdentityError] = deque(maxlen=NOTED_BATCHES)
         self._last_step: tuple[int, Tensor | SampleIdentityError | None] = (-1, None)
@@ -51,19 +67,7 @@ class Iteration:
             self.delivered.append(None)
         else:
             self.delivered.append(torch.from_numpy(indices) if isinstance(indices, np.ndarray) else indices)
-            self._batches.append((self.delivered[-1], batch, self._noted_labels(batch), labels or {}))
-
-    def batch_of(self, indices: Tensor) -> Any:
-        """Return the batch that was delivered with these indices, before it moved to a device; None if it is gone."""
-        return next((batch for batch_indices, batch, *_ in self._batches if batch_indices is indices), None)
-
-    def labels_of(self, indices: Tensor) -> NotedLabels:
-        """Return the labels of that batch as they were when it was delivered; an empty list after the first batches."""
-        return next((labels for batch_indices, _, labels, _ in self._batches if batch_indices is indices), [])
-
-    def labels_of_samples(self, indices: Tensor) -> Labels:
-        """Return the labels that the samples of that batch had; none if it is not known, or after the first batches."""
-        return next((labels for batch_indices, *_, labels in self._batches if batch_indices is indices), {})
+            self.newest.append(Delivery(self.delivered[-1], batch, self._noted_labels(batch), labels or {}))
 
     def check_drawn(self, index: list[int], targets: list[int]) -> None:
         """Raise a SampleIdentityError if a batch does not hold the positions of its samples, but other integers.
@@ -83,17 +87,11 @@ class Iteration:
 
     def check_columns(self) -> None:
         """Raise the error of one of the newest batches whose columns are in different orders, if there is one."""
-        for indices_or_error, *_ in self._batches:
-            if isinstance(indices_or_error, ColumnsApartError):
-                raise indices_or_error
-
-    @property
-    def noted(self) -> list[NotedLabels]:
-        """The labels and indices of the newest batches as they were when these were delivered."""
-        return [labels for _, _, labels, _ in self._batches]
+        for delivery in self.newest:
+            if isinstance(delivery.indices, ColumnsApartError):
+                raise delivery.indices
 
     def _noted_labels(self, batch: Any) -> NotedLabels:
-        """Return the labels of one of the first batches, because a hook may reorder them in place."""
         self._notes_left -= 1
         if self._notes_left < 0:
             return []

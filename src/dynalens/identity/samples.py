@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from dynalens.datasets import IndexedDataset, class_names, has_positions, root_indices, sample_names
-from dynalens.identity.collate_order import Labels
 from dynalens.identity.columns import Path
 from dynalens.identity.errors import REMEDY, SampleIdentityError
 from dynalens.identity.given_index import GivenIndex
 from dynalens.identity.in_place import NotedLabels, check_index_moves_along
-from dynalens.identity.loaders import is_tagged, not_followable
+from dynalens.identity.loaders import Delivery, Iteration, is_tagged, not_followable
 from dynalens.identity.recorder import (
     IndexRecorder,
     TrainingLoader,
@@ -205,22 +204,19 @@ class SampleIdentity:
         """Whether samples are positions in the loader's dataset, and the loader or its dataset told them."""
         return self.way != "`index`" and bool(self._by_position)
 
-    def delivered(self, trainer: Any, rows: Tensor) -> Any:
-        """Return the batch with these rows as the loader delivered it; None if the batch itself holds the indices."""
-        if self._extract is not None or self._source is None:
-            return None
-        iteration = current_iteration(trainer, self._source.position)
-        return None if iteration is None else iteration.batch_of(rows)
+    @property
+    def is_carried(self) -> bool:
+        """Whether the batch itself holds the indices of its samples."""
+        return self._extract is not None
 
-    def noted_labels(self, trainer: Any, rows: Tensor) -> NotedLabels:
-        """Return the labels of the batch with these rows as they were when the loader delivered it, if it is known."""
-        iteration = None if self._source is None else current_iteration(trainer, self._source.position)
-        return [] if iteration is None else iteration.labels_of(rows)
+    def delivery(self, trainer: Any, rows: Tensor) -> Delivery:
+        """Return the batch with these rows as the loader delivered it, an empty one if it is not known any more."""
+        iteration = self._iteration(trainer)
+        newest = () if iteration is None else iteration.newest
+        return next((delivery for delivery in newest if delivery.indices is rows), Delivery())
 
-    def labels_of_samples(self, trainer: Any, rows: Tensor) -> Labels:
-        """Return the labels that the samples of the batch with these rows had before they became a batch."""
-        iteration = None if self._source is None else current_iteration(trainer, self._source.position)
-        return {} if iteration is None else iteration.labels_of_samples(rows)
+    def _iteration(self, trainer: Any) -> Iteration | None:
+        return None if self._source is None else current_iteration(trainer, self._source.position)
 
     def draws_targets(self, rows: Tensor, batch: Any, place: Path) -> bool:
         """Return whether the samples of a batch have other targets there if the loader's dataset is read again."""
@@ -233,11 +229,11 @@ class SampleIdentity:
 
         Raise as well if it did not pass these on.
         """
-        iteration = None if self._source is None else current_iteration(trainer, self._source.position)
+        iteration = self._iteration(trainer)
         if iteration is not None and self.way == "IndexedDataset":
             iteration.check_columns()
             iteration.check_drawn(rows.tolist(), [] if presentation.units else presentation.targets.tolist())
-            check_index_moves_along(iteration.noted, after_hooks, rows.tolist())
+            check_index_moves_along([batch.noted for batch in iteration.newest], after_hooks, rows.tolist())
 
     def check_index(self, rows: Tensor, targets: Tensor) -> None:
         """Raise if the values of ``index`` cannot be those of the samples of a first step's targets, ``(M,)`` each."""
@@ -313,7 +309,7 @@ class SampleIdentity:
             return step_indices(trainer, self._source.position)
         batches_ahead(trainer)
         if self.way == "IndexedDataset":  # it takes positions from the sampler's draws, too
-            iteration = current_iteration(trainer, self._source.position)
+            iteration = self._iteration(trainer)
             if iteration is not None and iteration.problem is not None:
                 raise iteration.problem
         part = self._source.part_of(batch)

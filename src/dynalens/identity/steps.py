@@ -149,7 +149,8 @@ class StepRows:
         TRACE.stop()
         if TRACE.mixes(presentation.step_targets):
             raise SampleIdentityError(MIXED)
-        delivered = None if is_own else self._identity.delivered(trainer, rows)
+        delivery = self._identity.delivery(trainer, rows)
+        delivered = None if is_own or self._identity.is_carried else delivery.batch
         order = self._order_after_hooks(delivered, part, len(rows))
         after_hooks = rows if order is None else rows[order]
         source = TRACE.source(presentation.step_targets)
@@ -164,7 +165,7 @@ class StepRows:
             if presentation.of_layer:
                 check_layer(TRACE.of_layers(), len(after_hooks))
             check_in_place(self._noted_labels, carried=delivered is None)
-            check_in_place(self._identity.noted_labels(trainer, rows), carried=delivered is None)
+            check_in_place(delivery.noted, carried=delivered is None)
             self._identity.check_index_moves(trainer, rows, self._noted_labels, presentation)
             if presentation.units is None:
                 self._identity.check_index(target_rows, presentation.targets)
@@ -173,8 +174,7 @@ class StepRows:
             self._has_changed_batch = self._has_hooks and delivered is not None
             self._compare(batch, rows, target_rows.cpu(), presentation, is_traced=is_traced)
             if presentation.units is None:
-                labels = self._identity.labels_of_samples(trainer, rows)
-                self._check_drawn(batch, labels, rows, target_rows.cpu(), presentation)
+                self._check_drawn(batch, delivery.labels_of_samples, rows, target_rows.cpu(), presentation)
         elif not is_own and presentation.units is None and views == 1:
             self._compare_later(batch, order, presentation, source)
         return target_rows
