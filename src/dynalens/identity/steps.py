@@ -29,8 +29,7 @@ from dynalens.identity.later_targets import OtherTargets
 from dynalens.identity.loss_choice import LossOfLabels
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.samples import SampleIdentity
-from dynalens.identity.side_by_side import are_side_by_side, in_views
-from dynalens.identity.target_rows import check_layer, columns_of_samples, rows_of_all
+from dynalens.identity.target_rows import are_side_by_side, check_layer, columns_of_samples, in_views, rows_of_all
 from dynalens.identity.trace import TRACE, RowSource
 from dynalens.identity.units import coded_columns, row_codes, what_counts
 
