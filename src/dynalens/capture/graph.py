@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dynalens.capture.stacked import entry_behind
+from dynalens.capture.stacked import entry_behind, takes_all
 from dynalens.observation import nodes_behind
 
 SOFTMAX = ("SoftmaxBackward0", "LogSoftmaxBackward0", "LogsumexpBackward0")
@@ -280,8 +280,8 @@ def chooses_rows(nodes: Iterable[Node]) -> bool:
 
     Example:
         >>> logits = torch.nn.Linear(2, 3)(torch.ones(4, 2))
-        >>> chooses_rows([logits.flip(0).grad_fn]), chooses_rows([logits[1:].grad_fn])
-        (True, True)
+        >>> [chooses_rows([rows.grad_fn]) for rows in (logits.flip(0), logits[1:], logits[:-1])]
+        [True, True, True]
         >>> chooses_rows([logits[:, 1:].grad_fn]), chooses_rows([logits[:4].grad_fn])
         (False, False)
     """
@@ -291,18 +291,7 @@ def chooses_rows(nodes: Iterable[Node]) -> bool:
 def _chooses(node: Node) -> bool:
     axes = getattr(node, "_saved_dims", getattr(node, "_saved_dim", 0))
     is_of_rows = node.name().startswith(_CHOOSES) and 0 in (axes if isinstance(axes, tuple) else (axes,))
-    return is_of_rows and not _takes_all_rows(node)
-
-
-def _takes_all_rows(node: Node) -> bool:
-    """Return whether an operation is a slice that takes all rows.
-
-    Older releases of torch note one for ``logits[:, 1:]``.
-    """
-    if not node.name().startswith("Slice"):
-        return False
-    start, stop = node._saved_start or 0, node._saved_end
-    return start == 0 and node._saved_step == 1 and (stop is None or stop >= node._saved_self_sym_sizes[0])
+    return is_of_rows and not takes_all(node)
 
 
 def pull(loss: Tensor, activation: Activation) -> Tensor:

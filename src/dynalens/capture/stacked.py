@@ -28,7 +28,9 @@ def entry_behind(node: Node, number: int) -> Edge | None:
     """
     if node.name() not in ("UnbindBackward0", "SelectBackward0"):
         return None
-    stack = _behind_whole_slices(node.next_functions[0][0])
+    stack = node.next_functions[0][0]
+    while stack is not None and takes_all(stack):
+        stack = stack.next_functions[0][0]
     if stack is None or stack.name() != _STACK:
         return None
     entries = stack.next_functions
@@ -52,17 +54,13 @@ def entries_of(node: Node) -> list[Node]:
     return [entry for entry, _ in node.next_functions] if node is not None and node.name() == _STACK else []
 
 
-def _behind_whole_slices(node: Node) -> Node:
-    """Return the first operation that is no slice of everything: older torch has two in ``x[:, :, -1]``."""
-    while node is not None and node.name() == "SliceBackward0" and _is_whole(node):
-        node = node.next_functions[0][0]
-    return node
-
-
-def _is_whole(node: Node) -> bool:
-    shape = node._saved_self_sym_sizes
+def takes_all(node: Node) -> bool:
+    """Return whether an operation is a slice of everything: older releases of torch have two in ``x[:, :, -1]``."""
+    if not node.name().startswith("Slice"):
+        return False
+    shape, start, stop = node._saved_self_sym_sizes, node._saved_start or 0, node._saved_end
     size = shape[_axis(node, len(shape))]
-    return _to_signed(node._saved_start) == 0 and node._saved_step == 1 and _to_signed(node._saved_end) >= size
+    return start == 0 and node._saved_step == 1 and (stop is None or _to_signed(stop) >= size)
 
 
 def _axis(node: Node, ndim: int) -> int:
