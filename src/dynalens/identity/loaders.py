@@ -151,7 +151,7 @@ def is_tagged(loader: Any) -> bool:
     """Return whether indices must travel with the samples: batches do not come in the order of the draws."""
     out_of_order = loader.num_workers > 0 and not getattr(loader, "in_order", True)
     # A stateful loader restores its sampler without drawing from it.
-    return out_of_order or (hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"))
+    return out_of_order or _is_stateful(loader)
 
 
 def original_class(loader: Any) -> Any:
@@ -178,7 +178,7 @@ def _recording_loader(base: Any, is_tagged: bool) -> type:
         return sampler if is_tagged else RecordingSampler(sampler, self.dataset)
 
     def get_iterator(self: Any) -> Any:
-        with _indices_with_samples(self) if is_tagged else _order_with_batch(self):
+        with _wrapped(self, is_tagged):
             return _with_memory(base._get_iterator(self), is_tagged)
 
     def iterate(self: Any) -> Any:
@@ -286,31 +286,27 @@ class _WorkerInit:
 
 
 @contextmanager
-def _indices_with_samples(loader: Any) -> Iterator[None]:
-    attributes = vars(loader)
-    original = {name: attributes[name] for name in ("dataset", "collate_fn", "worker_init_fn")}
-    stateful = hasattr(loader.dataset, "state_dict") and hasattr(loader.dataset, "load_state_dict")
-    attributes["dataset"] = (_TaggedStatefulDataset if stateful else _TaggedDataset)(loader.dataset)
-    attributes["collate_fn"] = _TaggedCollate(_ordering(loader))
-    attributes["worker_init_fn"] = _WorkerInit(loader.worker_init_fn)
-    try:
-        yield
-    finally:
-        attributes.update(original)
-
-
-@contextmanager
-def _order_with_batch(loader: Any) -> Iterator[None]:
-    attributes = vars(loader)
-    original = attributes["collate_fn"]
-    attributes["collate_fn"] = _ordering(loader)
-    try:
-        yield
-    finally:
-        attributes["collate_fn"] = original
-
-
-def _ordering(loader: Any) -> Any:
-    """Return the loader's collate function, wrapped so that it tells the order of its rows if that is not known."""
+def _wrapped(loader: Any, is_tagged: bool) -> Iterator[None]:
+    """Let an iterator that is made meanwhile tell the order of rows where that is not known, and pass on indices."""
     collate = loader.collate_fn
-    return collate if is_in_order(collate) or not loader._auto_collation else OrderedCollate(collate)
+    if not is_in_order(collate) and loader._auto_collation:
+        collate = OrderedCollate(collate)
+    replacements = {"collate_fn": collate}
+    if is_tagged:
+        wrapper = _TaggedStatefulDataset if _is_stateful(loader.dataset) else _TaggedDataset
+        replacements = {
+            "collate_fn": _TaggedCollate(collate),
+            "dataset": wrapper(loader.dataset),
+            "worker_init_fn": _WorkerInit(loader.worker_init_fn),
+        }
+    attributes = vars(loader)
+    originals = {name: attributes[name] for name in replacements}
+    attributes.update(replacements)
+    try:
+        yield
+    finally:
+        attributes.update(originals)
+
+
+def _is_stateful(owner: Any) -> bool:
+    return hasattr(owner, "state_dict") and hasattr(owner, "load_state_dict")
