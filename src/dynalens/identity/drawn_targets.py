@@ -42,8 +42,7 @@ class OwnLabels:
     """
 
     def __init__(self) -> None:
-        self._labels: dict[Hashable, list[Any]] = {}
-        self._targets: dict[Hashable, list[int]] = {}
+        self._pairs: dict[Hashable, list[tuple[Any, int]]] = {}
         self._orders: defaultdict[Hashable, OrderCheck] = defaultdict(OrderCheck)
         self._reordered: set[Hashable] = set()
 
@@ -51,16 +50,14 @@ class OwnLabels:
         """Add a step: labels by where they come from, each with one for each target. Negative targets do not count."""
         for source, values in labels.items():
             pairs = [pair for pair in zip(values, targets, strict=True) if pair[1] >= 0]
-            self._labels.setdefault(source, []).extend(label for label, _ in pairs)
-            self._targets.setdefault(source, []).extend(target for _, target in pairs)
+            self._pairs.setdefault(source, []).extend(pairs)
             if self._orders[source].refutes([label for label, _ in pairs], [target for _, target in pairs]):
                 self._reordered.add(source)
 
     @property
     def is_open(self) -> bool:
         """Whether further steps can still show it."""
-        counts = [len(targets) for targets in self._targets.values()]
-        return max(counts, default=_ENOUGH) < _ENOUGH and not self._tell
+        return max(map(len, self._pairs.values()), default=_ENOUGH) < _ENOUGH and not self._tell
 
     @property
     def are_reordered(self) -> bool:
@@ -70,17 +67,13 @@ class OwnLabels:
     @property
     def are_unrelated(self) -> bool:
         """Whether one kind of these labels has nothing to do with the targets, and no other kind tells them."""
-        pairs = [(self._labels[source], self._targets[source]) for source in self._labels]
-        return any(are_unrelated(*pair) for pair in pairs) and not self._tell
+        columns = (([label for label, _ in pairs], [target for _, target in pairs]) for pairs in self._pairs.values())
+        return any(are_unrelated(*pair) for pair in columns) and not self._tell
 
     @property
     def _tell(self) -> bool:
-        return any(_tells(labels, self._targets[source]) for source, labels in self._labels.items())
-
-
-def _tells(label: list[Any], target: list[int]) -> bool:
-    """Return whether each label has one target, and some labels are repeated."""
-    return len(set(zip(label, target, strict=True))) == len(set(label)) < len(label)
+        """Whether each label of one kind has one target, and some labels are repeated."""
+        return any(len(set(pairs)) == len(dict(pairs)) < len(pairs) for pairs in self._pairs.values())
 
 
 def _states() -> tuple[Any, int, Any]:
