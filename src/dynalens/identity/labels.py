@@ -68,22 +68,22 @@ _UNLABELLED = (
     "others. Let their target be -100, or return a dict of `loss`, and `logits` and `targets` of the whole batch with "
     "-100 there."
 )
+_CLASSIFIER = (
+    "Return a dict with `loss`, and with `logits` and `targets` of a classifier, pass `capture=` with a "
+    "callable(outputs, batch) -> (logits, targets), or leave the monitor out."
+)
 NO_CLASSES = (
-    "Expected the targets of the loss to be classes of the samples, got {}, as a contrastive loss has it. Return a "
-    "dict with `loss`, and with `logits` and `targets` of a classifier, pass `capture=` with a callable(outputs, "
-    "batch) -> (logits, targets), or leave the monitor out."
+    "Expected the targets of the loss to be classes of the samples, got {}, as a contrastive loss has it. "
+    f"{_CLASSIFIER}"
 )
 DRAWN = (
     "Expected the targets of the loss to be classes of the samples, got numbers that have nothing to do with the "
-    "labels of the batch, which the step or a hook draws, as pretext tasks do. Return a dict with `loss`, and with "
-    "`logits` and `targets` of a classifier, pass `capture=` with a callable(outputs, batch) -> (logits, targets), or "
-    "leave the monitor out."
+    f"labels of the batch, which the step or a hook draws, as pretext tasks do. {_CLASSIFIER}"
 )
 DRAWN_BEFORE = (
     "Expected the targets of the loss to be classes of the samples, got numbers that have nothing to do with their "
     "labels, and other ones where the same samples are read again: the dataset or the collate function draws them, "
-    "as pretext tasks do. Return a dict with `loss`, and with `logits` and `targets` of a classifier, pass "
-    "`capture=` with a callable(outputs, batch) -> (logits, targets), or leave the monitor out."
+    f"as pretext tasks do. {_CLASSIFIER}"
 )
 _RENUMBERED = (
     "Expected each class to have the same number in all steps, got targets that number the classes of each batch anew, "
