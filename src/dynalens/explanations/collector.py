@@ -19,28 +19,26 @@ class SampleCollector:
     Shorter sequences are padded if the padding token is known.
 
     Args:
-        wanted: Ids of the samples, in the order in which they are returned.
+        sample_ids: Ids of the samples, in the order in which they are returned.
+
+    Attributes:
+        has_begun: Whether a batch has been offered.
     """
 
     def __init__(self, sample_ids: Sequence[int | str]) -> None:
         self.wanted_ids = list(dict.fromkeys(sample_ids))
         self._samples: dict[int | str, tuple[Tensor, Tensor]] = {}
         self._slots: tuple[Tensor, Tensor, Tensor] | None = None
-        self._has_begun = False
+        self.has_begun = False
 
     @property
     def complete(self) -> bool:
         """Whether all samples have been copied, as far as the host knows."""
         return len(self._samples) == len(self.wanted_ids)
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether a batch has been offered."""
-        return self._has_begun
-
     def offer(self, ids: Sequence[int | str] | Tensor, images: Tensor, labels: Tensor) -> None:
         """Copy the samples of a batch that are wanted and not copied yet."""
-        self._has_begun = True
+        self.has_begun = True
         if isinstance(ids, Tensor):
             if ids.device.type != "cpu":
                 self._offer_tensor(ids, images, labels)

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from dynalens.dynamics import Array
 from dynalens.explanations.result import ExplanationResult
 from dynalens.explanations.robustness import Robustness
@@ -45,10 +43,6 @@ class EpochExplanations:
             arrays |= result.arrays(f"suspects_{name}.")
         return arrays
 
-    def fractions(self) -> Tensor:
-        """Return the abscissa on which all curves are drawn."""
-        return self.every_epoch.fractions()
-
     def rows(
         self,
         *,
@@ -60,7 +54,7 @@ class EpochExplanations:
 
         A suspect whose label is predicted has one row.
         """
-        fractions = self.fractions()
+        fractions = self.every_epoch.fractions()
         rows = self.every_epoch.rows(fractions, names=names, normalisation=normalisation, decode=decode)
         pairs = [
             result.rows(fractions, name, names=names, normalisation=normalisation, decode=decode)

@@ -58,7 +58,7 @@ class ExplanationPictures:
     def _write_sheet(
         self, explanations: EpochExplanations, rows: Sequence[ExplanationRow], epoch: int, step: int
     ) -> None:
-        fractions, title = explanations.fractions().numpy(), explanations.title(epoch)
+        fractions, title = explanations.every_epoch.fractions().numpy(), explanations.title(epoch)
         sheet = explanation_sheet(rows, fractions=fractions, title=title, columns=self.columns)
         self._sink.image(f"{self._prefix}/explanations", sheet, step)
 

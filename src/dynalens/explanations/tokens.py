@@ -31,7 +31,12 @@ def check_inputs(
     """
     blind_methods, blind_metrics = _undefined(inputs, methods, metrics, baseline)
     if len(blind_methods) == len(methods) or (strict and blind_methods + blind_metrics):
-        raise ValueError(_undefined_in_words(inputs, methods, metrics, baseline))
+        baselines = [repr(baseline)] if isinstance(baseline, str) and _curves(metrics) else []
+        names = [*blind_methods, *filter(_masks_pixels, blind_metrics), *baselines]
+        raise ValueError(
+            f"Expected `methods`, `metrics` and `baseline` that are defined for tokens, {tuple(inputs.shape)}, "
+            f"{inputs.dtype}, got {', '.join(names)}. {_ADVICE}"
+        )
 
 
 def defined(
@@ -58,16 +63,6 @@ def _undefined(
     blind_methods = blind_to_tokens(method for method in methods if isinstance(method, str))
     curves = _curves(metrics) if isinstance(baseline, str) else set()
     return blind_methods, [name for name in metrics if _masks_pixels(name) or name in curves]
-
-
-def _undefined_in_words(inputs: Tensor, methods: Sequence[Method], metrics: Sequence[str], baseline: Any) -> str:
-    blind_methods, blind_metrics = _undefined(inputs, methods, metrics, baseline)
-    baselines = [repr(baseline)] if isinstance(baseline, str) and _curves(metrics) else []
-    names = [*blind_methods, *filter(_masks_pixels, blind_metrics), *baselines]
-    return (
-        f"Expected `methods`, `metrics` and `baseline` that are defined for tokens, {tuple(inputs.shape)}, "
-        f"{inputs.dtype}, got {', '.join(names)}. {_ADVICE}"
-    )
 
 
 def _masks_pixels(metric: str) -> bool:
