@@ -151,7 +151,7 @@ def test_an_assessment_that_takes_long_is_announced_once(
     load_record(tmp_path).table()
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("dynalens.record.record.assess", takes_long)
-    monkeypatch.setattr("dynalens.record.progress.PATIENCE", 0.01)
+    monkeypatch.setattr("dynalens.notices.PATIENCE", 0.01)
     record = load_record(tmp_path)
     record.table()
     record.suspects()

@@ -247,7 +247,7 @@ def test_pictures_that_take_long_to_read_are_announced(
 
     write_report(record, tmp_path / "a.html", dataset=dataset())
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("dynalens.record.progress.PATIENCE", 0.02)
+    monkeypatch.setattr("dynalens.notices.PATIENCE", 0.02)
     write_report(record, tmp_path / "b.html", dataset=Slow())
     assert f"dynalens: reading the pictures of {N} samples ...\n" in capsys.readouterr().err
 

@@ -13,12 +13,11 @@ from dynalens.auditing import Audit, Plan
 from dynalens.auditing.answers import AnswersSource
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.embeddings import EmbeddingEvidence
-from dynalens.notices import warn
+from dynalens.notices import progress_notice, warn
 from dynalens.record.audit_samples import audit_options
 from dynalens.record.history import UNREADABLE, History, Presentations
 from dynalens.record.meta import RecordMeta
 from dynalens.record.plans import AuditAnswers, Audits
-from dynalens.record.progress import progress_notice
 from dynalens.suspicion import (
     PRECISION,
     Assessment,

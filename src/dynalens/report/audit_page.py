@@ -11,8 +11,8 @@ from dynalens.auditing import Plan, few_answers_doubts, keeps_all_given
 from dynalens.auditing.answers import COLUMNS, AnswersSource
 from dynalens.auditing.calibration import FAR
 from dynalens.dynamics import Array
+from dynalens.notices import progress_notice
 from dynalens.record import Record
-from dynalens.record.progress import progress_notice
 from dynalens.report.assembly import write_page
 from dynalens.report.page import check_dataset, class_names_of, run_key, run_name
 from dynalens.report.questions import QuestionCards, items_to_ask, opinions, question

@@ -13,6 +13,7 @@ from dynalens.arguments import check_positive
 from dynalens.auditing import Audit
 from dynalens.defaults import FEWEST_CARDS, MOST_CARDS, PRECISION
 from dynalens.embeddings import SimilarSamples
+from dynalens.notices import progress_notice
 from dynalens.pictures import (
     accuracy_curve,
     class_name,
@@ -24,7 +25,6 @@ from dynalens.pictures import (
 )
 from dynalens.record import AuditAnswers, Record, audit_options, read_similar
 from dynalens.record.folder import SHEETS
-from dynalens.record.progress import progress_notice
 from dynalens.report.assembly import write_page
 from dynalens.report.questions import question
 from dynalens.report.samples import SamplePictures, sample_pictures
