@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
+from dynalens.embeddings import SimilarSamples
 from dynalens.notices import warn
 from dynalens.record.checks import MOST_EPOCHS, check_meta, check_names, check_rows, check_statistics, is_texts
 from dynalens.record.files import damage_errors, read_arrays, read_json, text_digest
-from dynalens.record.folder import META, NAMES, NEIGHBOURS, PICTURES, UNDER_WAY
+from dynalens.record.folder import META, NAMES, NEIGHBOURS, PICTURES, SIMILAR, UNDER_WAY
 from dynalens.record.history import History
 from dynalens.record.meta import VERSION, RecordMeta
 from dynalens.record.nearby import missing_record
 from dynalens.record.record import Record
 
-_INSIDE = ("history", "names")
-"""What ``record.npz`` says beside the contents of ``meta.json``: digests of files."""
+_SIMILAR = ("rows", "given", "suggested")
 
 
 def load_record(folder: str | Path) -> Record:
@@ -175,3 +175,27 @@ def _pictures(path: Path, num_samples: int) -> dict[int, Array]:
             if not (name.isdecimal() and int(name) < num_samples and (image or signal) and picture.size):
                 raise ValueError(f"{name:.20} of {picture.dtype} and shape {picture.shape} instead of a row's picture")
     return {int(name): picture for name, picture in arrays.items()}
+
+
+def read_similar(folder: Path | None, meta: RecordMeta) -> SimilarSamples | None:
+    """Return the similar samples that a run found; None where there are none, or not as of these epochs.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    file = None if folder is None else folder / SIMILAR
+    if file is None or not file.is_file():
+        return None
+    arrays = read_arrays(file)
+    with damage_errors(file):
+        check_names(arrays, [*_SIMILAR, "epochs"], [*_SIMILAR, "epochs"])
+        rows, of_label, of_suggestion = (arrays[name] for name in _SIMILAR)
+        fits = rows.ndim == 1 and of_label.ndim == 2 and of_label.shape == of_suggestion.shape
+        fits = fits and len(of_label) == len(rows)
+        for name, values in zip(_SIMILAR, (rows, of_label, of_suggestion), strict=True):
+            is_in_range = values.dtype.kind == "i" and ((values >= -1) & (values < meta.num_samples)).all()
+            if not fits or not is_in_range:
+                raise ValueError(f"{name} of {values.dtype} and shape {values.shape} for {meta.num_samples} samples")
+        if not np.array_equal(arrays["epochs"], meta.epochs):
+            return None
+        return SimilarSamples(rows, of_label, of_suggestion)
