@@ -33,7 +33,7 @@ OPTIONS: dict[str, tuple[str | None, Callable[[], Any]]] = {
     "concepts": (None, lambda: concept_monitor(layer="net.6", forward=fails_in_training_mode, on_error="warn")),
     "attacks": ("robustness.attacks._smallest", lambda: maps(robustness=("fgsm",))),
     "corruptions": ("explanations.robustness.corrupted_margins", lambda: maps(robustness=("blur",))),
-    "consensus": ("explanations.drift.normalised", lambda: maps(metrics=("consensus",))),
+    "consensus": ("explanations.comparison.normalised", lambda: maps(metrics=("consensus",))),
     "masks": (None, lambda: maps(metrics=("pointing_game",), masks=fails)),
     "similar": ("logs.dynamics_log.similar_of", lambda: TrainingDynamicsMonitor(features="net.6", similar=2)),
     "gradient noise": ("dynamics.GradientNoise.update", lambda: TrainingDynamicsMonitor(gradient_noise="net.8")),

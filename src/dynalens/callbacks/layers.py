@@ -9,8 +9,8 @@ from torch import Tensor
 from dynalens.callbacks.base import Setting
 from dynalens.callbacks.paced import PacedMonitor
 from dynalens.capture import BatchObserver, CaptureError, batch_copy, inputs_to_show
-from dynalens.explanations.changed_inputs import ChangedInputs
 from dynalens.explanations.forms import forward_in_network
+from dynalens.explanations.unlike_inputs import ChangedInputs
 from dynalens.host import log_step, tag_prefix
 from dynalens.logs import LayerLog, LayerPictures, LayerSettings, show_as_trained, sink_of, unit_numbers
 

@@ -6,7 +6,7 @@ from dynalens.explanations.files import ExplainedEpoch, load_explanations
 from dynalens.explanations.pictures import ExplanationPictures
 from dynalens.explanations.run import RunExplanations
 from dynalens.explanations.settings import ExplanationSettings, MapSettings, SampleSettings
-from dynalens.explanations.several_inputs import several_inputs_told
+from dynalens.explanations.unlike_inputs import several_inputs_told
 
 __all__ = [
     "EpochExplanations",

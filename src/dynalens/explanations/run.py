@@ -8,17 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.dynamics import Array
-from dynalens.explanations.channels_last import tell_channels_last
-from dynalens.explanations.drift import EarlierMaps
+from dynalens.explanations.comparison import EarlierMaps
 from dynalens.explanations.epoch import EpochExplanations
 from dynalens.explanations.explainer import Explainer
 from dynalens.explanations.result import middle_slices
 from dynalens.explanations.robustness import none_of
 from dynalens.explanations.samples import ExplainedSamples, Units
 from dynalens.explanations.settings import ExplanationSettings
-from dynalens.explanations.several_inputs import tell_other_inputs
 from dynalens.explanations.tokens import defined
 from dynalens.explanations.units import contrasted_units, explained_suspects, explained_units
+from dynalens.explanations.unlike_inputs import tell_channels_last, tell_other_inputs
 from dynalens.notices import warn
 from dynalens.observation import is_tokens
 from dynalens.robustness import check_robustness

@@ -19,7 +19,6 @@ from dynalens.capture import (
 )
 from dynalens.datasets import IndexedDataset
 from dynalens.dynamics import IGNORED
-from dynalens.explanations.changed_inputs import ChangedInputs
 from dynalens.explanations.collector import SampleCollector, given_samples
 from dynalens.explanations.dense import first_unit
 from dynalens.explanations.names import content_ids, id_list, validation_ids
@@ -27,6 +26,7 @@ from dynalens.explanations.regions import Regions, masks_for
 from dynalens.explanations.selection import BalancedSelection
 from dynalens.explanations.settings import SampleSettings
 from dynalens.explanations.task import Task
+from dynalens.explanations.unlike_inputs import ChangedInputs
 from dynalens.notices import warn
 
 Ids = Callable[[], Sequence[int | str] | Tensor]
