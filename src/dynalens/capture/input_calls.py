@@ -6,10 +6,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from dynalens.capture.entries import Path
-from dynalens.capture.matches import same_values
 from dynalens.capture.scaling import ScaledView, Scaling, conversion_from
 from dynalens.capture.sequences import follows_from_tokens
-from dynalens.capture.views import View, crops_in, view_from
+from dynalens.capture.views import View, crops_in, same_values, view_from
 from dynalens.keys import INPUT_KEYS, LABEL_KEYS
 from dynalens.observation import nodes_behind
 

@@ -16,13 +16,12 @@ from dynalens.capture.graph import is_of_numbers, tells_outputs
 from dynalens.capture.input_calls import ModuleCall, calls_to_logits, form_of_inputs, other_inputs, path_of_inputs
 from dynalens.capture.labels import class_labels
 from dynalens.capture.loss_tap import BINARY, IGNORE_INDEX, TAP, DirectImports, LossCall
-from dynalens.capture.matches import entries_among, same_memory
 from dynalens.capture.network import Network, NetworkRuns
 from dynalens.capture.numbering import Numbering
 from dynalens.capture.scaling import ScaledView, Scaling, scaled_entries
 from dynalens.capture.sequences import label_axis
 from dynalens.capture.unit_labels import CLASSES, UnitLabels, UnitTargets, kind_of_units
-from dynalens.capture.views import View
+from dynalens.capture.views import View, entries_among, same_memory
 from dynalens.keys import INPUT_KEYS
 from dynalens.observation import captured_calls, is_compiled
 from dynalens.units import DENSE, PIXELS, TARGETS, TOKEN_LABELS
