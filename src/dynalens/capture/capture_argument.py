@@ -29,13 +29,9 @@ def function_of(capture: Capture) -> Callable[[Any, Any], tuple[Tensor, Tensor]]
     try:
         function: Callable[[Any, Any], tuple[Tensor, Tensor]] = imported(capture)
     except ImportError as error:
-        raise _unknown_capture(capture) from error
+        raise ValueError(
+            "Expected `capture` to be 'auto', 'labels', 'loss', 'outputs', 'module:<dotted name>', a callable or the "
+            f"dotted path of one that can be imported, got {capture!r}. Use 'auto': if it cannot read the step, its "
+            "error says what to pass."
+        ) from error
     return function
-
-
-def _unknown_capture(capture: Any) -> ValueError:
-    return ValueError(
-        "Expected `capture` to be 'auto', 'labels', 'loss', 'outputs', 'module:<dotted name>', a callable or the "
-        f"dotted path of one that can be imported, got {capture!r}. Use 'auto': if it "
-        "cannot read the step, its error says what to pass."
-    )

@@ -17,19 +17,16 @@ class SeveralLabels:
 
     Args:
         is_fixed: Whether they are several labels although each row of the first batch has exactly one.
+
+    Attributes:
+        expected_labels: How many labels the dataset shows for each sample: in the first batch, each row may happen to
+            have one.
     """
 
     def __init__(self, *, is_fixed: bool = False) -> None:
         self._levels = FixedLevels()
         self._multi_label: bool | None = True if is_fixed else None
-        self._expected_labels: int | None = None
-
-    def expect(self, labels: int | None) -> None:
-        """Remember how many labels the dataset shows for each sample.
-
-        In the first batch, each row may happen to have one.
-        """
-        self._expected_labels = labels
+        self.expected_labels: int | None = None
 
     def takes(self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None) -> bool:
         """Return whether the targets are several labels per sample. Waits for the device in the first batch only."""
@@ -44,7 +41,7 @@ class SeveralLabels:
             counted_targets = targets if loss_mask is None else targets[loss_mask.expand_as(targets).any(dim=1)]
             if not len(counted_targets):
                 return False
-            is_expected = self._expected_labels == logits.shape[1]
+            is_expected = self.expected_labels == logits.shape[1]
             one_each = not is_expected and bool((FixedLevels().rows(counted_targets) != NOT_A_CLASS).all())
             self._multi_label = not one_each and self._are_bits(targets)
         return self._multi_label and (self._levels.is_known or self._are_bits(targets))

@@ -234,7 +234,7 @@ class StepCapture:
 
     def expect_labels(self, labels: int | None) -> None:
         """Remember how many labels the dataset shows for each sample; None if it does not show rows of labels."""
-        self._multi_labels.expect(labels)
+        self._multi_labels.expected_labels = labels
 
     def trust_targets(self, is_trusted: bool) -> None:
         """Remember whether the targets are known to be labels of the batches."""
