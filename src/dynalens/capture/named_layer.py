@@ -12,11 +12,7 @@ from dynalens.observation import LayerCalls, layer_calls, module_named
 
 
 class NamedLayer:
-    """Watch a layer in each step.
-
-    Args:
-        name: Its dotted name.
-    """
+    """Watch a layer in each step."""
 
     def __init__(self, name: str) -> None:
         self.name = name

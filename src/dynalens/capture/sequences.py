@@ -112,11 +112,7 @@ class FrontPadding:
         self._looks = looks
 
     def look(self, entries: Iterable[tuple[Path, Tensor]]) -> None:
-        """Look at the entry ``attention_mask`` of a batch, if there is one; waits for the device.
-
-        Args:
-            entries: Of the batch, with their paths.
-        """
+        """Look at the entry ``attention_mask`` of a batch, if there is one; waits for the device."""
         if not self._looks:
             return
         self._looks -= 1

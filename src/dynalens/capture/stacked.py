@@ -15,10 +15,6 @@ def entry_behind(node: Node, number: int) -> Edge | None:
 
     It is None for other operations.
 
-    Args:
-        node: The operation.
-        number: Number of its result.
-
     Example:
         >>> import torch
         >>> first, second = (torch.ones(2, requires_grad=True) * factor for factor in (2, 3))

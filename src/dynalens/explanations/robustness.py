@@ -61,13 +61,7 @@ class Robustness:
     def picture(
         self, title: str, names: Sequence[str] | None = None, normalisation: Normalisation | None = None
     ) -> Image.Image | None:
-        """Return a picture with a row per sample: the input, and for each attack the changed input and the change.
-
-        Args:
-            title: First line.
-            names: Name of each class.
-            normalisation: Of the inputs.
-        """
+        """Return a picture with a row per sample: the input, and for each attack the changed input and the change."""
         if not self.steps:
             return None
         samples = {"": self._pictures(self.images, normalisation)}

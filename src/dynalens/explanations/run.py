@@ -26,9 +26,6 @@ from dynalens.robustness import check_robustness
 class RunExplanations:
     """Explains the samples of a run. It does not know the Trainer.
 
-    Args:
-        settings: What is explained, and how.
-
     Attributes:
         samples: Takes the explained samples from the batches.
         explainer: Computes maps and metrics. Each fit has a new one.

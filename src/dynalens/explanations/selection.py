@@ -13,9 +13,6 @@ class BalancedSelection:
     Once it is full, it takes a sample if the most frequent class has at least two more samples than the sample's class
     has. The newest sample of the frequent class then goes. Samples of another size than the first one are left out.
 
-    Args:
-        number: Number of samples to keep.
-
     Example:
         >>> selection = BalancedSelection(2)
         >>> for labels in ([0, 0], [0, 1]):

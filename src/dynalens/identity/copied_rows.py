@@ -17,10 +17,6 @@ def order_with_copies(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Col
     samples, for instance by normalising images, their labels tell that the first rows are the samples in order. The
     other rows must then be equal to one of them.
 
-    Args:
-        samples: What samples hold, by path.
-        rows: What the rows hold.
-
     Returns:
         One number per row; None if a row is no sample, or could be several that are not equal.
 

@@ -13,10 +13,6 @@ from dynalens.identity.errors import ENOUGH, SampleIdentityError
 class GivenIndex:
     """Tell values of ``index`` that cannot be those of the samples.
 
-    Args:
-        dataset: That of the loader.
-        index: As the user passed it.
-
     Raises:
         SampleIdentityError: If several parts of the dataset count their samples from 0, and ``index`` takes these
             numbers.

@@ -75,10 +75,6 @@ def order_of_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]
 
     It is None if they are in the order of the samples, or if nothing shows another order.
 
-    Args:
-        samples: What samples hold, by path.
-        rows: What the rows hold.
-
     Raises:
         OrderError: If some rows are samples and some are not, or if the order differs and is ambiguous.
 

@@ -45,9 +45,6 @@ class StepRows:
     A batch that hooks of the module change is compared with the delivered batch. What the step selects or reorders is
     traced from the labels of the batch to the targets. The targets of the first steps are compared with the labels.
 
-    Args:
-        identity: Knows the samples of the delivered batch.
-
     Attributes:
         may_trace: Whether steps may be traced: a mode of torch's functions makes a compiled graph break.
         others: Targets of later steps that are not the labels of their rows.

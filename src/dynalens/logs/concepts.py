@@ -107,11 +107,7 @@ def read_images(
 
 
 class ConceptLog:
-    """Measures the concepts of a layer. It does not know the Trainer.
-
-    Args:
-        settings: The concepts to look for.
-    """
+    """Measures the concepts of a layer. It does not know the Trainer."""
 
     def __init__(self, settings: ConceptSettings) -> None:
         self._settings = settings

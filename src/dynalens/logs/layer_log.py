@@ -37,9 +37,6 @@ class LayerLog:
 
     It does not know the Trainer.
 
-    Args:
-        settings: What is shown.
-
     Attributes:
         settings: What is shown; another one holds from the next fit on.
         images: The images that are kept; None before the first batch.

@@ -36,9 +36,6 @@ class Audits:
 
     A plan is kept in the record's folder, or in memory where it has none. Asked for again by its seed, it gives the
     same samples, even if training went on since. Of several plans with one seed, the latest counts.
-
-    Args:
-        record: The record.
     """
 
     def __init__(self, record: "Record") -> None:
