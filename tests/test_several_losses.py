@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from dynalens import CaptureError, TrainingDynamicsMonitor
-from dynalens.capture.named_layer import NamedLayer
+from dynalens.capture.capture_argument import NamedLayer
 from test_losses import assert_equals_the_definitions, own_loss
 from training import Classifier, K, N, dataset, fit, fit_undisturbed, loader
 

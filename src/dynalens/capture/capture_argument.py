@@ -1,10 +1,15 @@
-"""Where the argument `capture` says that logits and targets are."""
+"""Where the argument `capture` says that logits and targets are: a function, or a layer whose output are the logits."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from dynalens.capture.advice import REMEDY
+from dynalens.capture.batch import CaptureError
+from dynalens.capture.graph import Node
+from dynalens.observation import LayerCalls, layer_calls, module_named
 from dynalens.paths import imported
 
 Capture = str | Callable[[Any, Any], tuple[Tensor, Tensor]]
@@ -35,3 +40,47 @@ def function_of(capture: Capture) -> Callable[[Any, Any], tuple[Tensor, Tensor]]
             "error says what to pass."
         ) from error
     return function
+
+
+class NamedLayer:
+    """Watch a layer in each step."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._step = ExitStack()
+        self._calls: LayerCalls | None = None
+        self._losses: list[Node] = []
+        self._has_gradients = False
+
+    def start(self, model: nn.Module) -> None:
+        """A step begins."""
+        layer = module_named(model, self.name, argument="capture")
+        self._calls, self._losses = self._step.enter_context(layer_calls(layer)), []
+
+    def before_backward(self, loss: Tensor) -> None:
+        """A loss of the step is known."""
+        self._losses.append(loss.grad_fn)
+
+    def close(self) -> None:
+        """The step has ended."""
+        self._step.close()
+        self._calls = None
+
+    def output(self) -> Any:
+        """Return what the layer gave in this step; None if a step after the first one trains something else.
+
+        Raises:
+            CaptureError: If several calls of the layer lead to the loss.
+            RuntimeError: If the layer did not run in the first step, or gave no tensor.
+        """
+        assert self._calls is not None
+        if self._has_gradients and not self._calls.have_gradients:
+            return None
+        calls = self._calls.leading_to(self._losses)
+        if len(calls) != 1:
+            raise CaptureError(
+                f"Expected `capture` to name a layer that is called once to compute the loss, got {len(calls)} calls "
+                f"of {self.name}. {REMEDY}"
+            )
+        self._has_gradients = self._calls.have_gradients
+        return calls[0].value

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dynalens.capture.advice import ANOTHER_NETWORK, REMEDY, not_one_loss
 from dynalens.capture.batch import CaptureError, holds, labels_beside, summary
-from dynalens.capture.capture_argument import Capture, function_of, layer_name_of
+from dynalens.capture.capture_argument import Capture, NamedLayer, function_of, layer_name_of
 from dynalens.capture.dense import DenseTargets
 from dynalens.capture.graph import Node
 from dynalens.capture.graph_loss import ObservedLoss, in_words
@@ -17,7 +17,6 @@ from dynalens.capture.loss_inputs import warn_of_probabilities
 from dynalens.capture.loss_tap import BINARY, NUMBERS_TAP, PROBABILITIES, TAP, DirectImports, LossCall
 from dynalens.capture.losses import StepLosses, calls_in_words, in_few_words, reach
 from dynalens.capture.merging import RowsOf, check_returned, merged_parts
-from dynalens.capture.named_layer import NamedLayer
 from dynalens.capture.one_loss import Choose, OneLoss
 from dynalens.capture.parameters import KnownNetwork
 from dynalens.capture.presentation import Presentation, nodes_of_logits, presentation_of_units, source_of_loss

@@ -11,6 +11,8 @@ from dynalens.datasets import has_positions
 from dynalens.identity.errors import REMEDY, SampleIdentityError
 from dynalens.identity.loaders import Iteration, follow, iteration_of, not_followable, unfollow
 
+_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
 
 class IndexRecorder:
     """Follows each training loader of a Trainer.
@@ -189,3 +191,10 @@ def _leaves(loaders: Any, flat_loaders: list[Any], path: tuple[Any, ...]) -> Ite
         return
     for key, value in loaders.items() if isinstance(loaders, Mapping) else enumerate(loaders):
         yield from _leaves(value, flat_loaders, (*path, key))
+
+
+def has_batch_hooks(trainer: Any) -> bool:
+    """Return whether the module or its data have hooks that may change a batch."""
+    owners = trainer.lightning_module, getattr(trainer, "datamodule", None)
+    hooks = (getattr(owner, name, None) for owner in owners for name in _HOOKS)
+    return any(hook is not None and not getattr(hook, "__qualname__", "").startswith("DataHooks.") for hook in hooks)

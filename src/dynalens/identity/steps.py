@@ -8,7 +8,6 @@ from torch import Tensor
 
 from dynalens.capture import CaptureError
 from dynalens.dynamics import ROWS, TARGET, given_units
-from dynalens.identity.batch_hooks import has_batch_hooks
 from dynalens.identity.collate_order import Labels
 from dynalens.identity.columns import Column, Path, columns_of_batch, is_integer_vector, part_at, parts
 from dynalens.identity.dataset_labels import Array, given_labels, given_rows
@@ -28,6 +27,7 @@ from dynalens.identity.labels import (
 from dynalens.identity.later_targets import OtherTargets
 from dynalens.identity.loss_choice import LossOfLabels
 from dynalens.identity.order import OrderError, order_of_rows
+from dynalens.identity.recorder import has_batch_hooks
 from dynalens.identity.samples import SampleIdentity
 from dynalens.identity.target_rows import are_side_by_side, check_layer, columns_of_samples, in_views, rows_of_all
 from dynalens.identity.trace import TRACE, RowSource
