@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from dynalens import AttributionMonitor, Explanation, TrainingDynamicsMonitor, load_record
 from dynalens.capture.sequences import padding_of
 from dynalens.explanations.result import ExplanationResult
+from dynalens.explanations.task import Task
 from dynalens.report.sentences import kept_texts
 from training import K, N, arrays_of, trainer
 
@@ -210,7 +211,7 @@ def test_padding_is_shown_in_no_text_and_in_no_picture(tmp_path: Path) -> None:
         assert re.findall(r"\d+", text) == [str(token) for token in sentence(sample).tolist()]
     explanations = ExplanationResult(
         torch.tensor([[5, PAD, 7, PAD]]), torch.tensor([0]), torch.tensor([0]),
-        Explanation({}, torch.zeros(1, 2), None), {}, {}, padding=PAD,
+        Explanation({}, torch.zeros(1, 2), None), {}, {}, task=Task(padding=PAD),
     )  # fmt: skip
     [row] = explanations.rows(torch.zeros(0), decode=str)
     assert row.image == ("5", "", "7", "")

@@ -234,7 +234,7 @@ def joined_results(results: Sequence[ExplanationResult], units: Sequence[Explain
         faithfulness={name: _joined_faithfulness([result.faithfulness[name] for result in results]) for name in names},
         ids=None if first_result.ids is None else [sample for result in results for sample in result.ids or ()],
         units=[unit.words for unit in units],
-        is_given=torch.tensor([unit.is_given for unit in units]) if first_result.independent else None,
+        is_given=torch.tensor([unit.is_given for unit in units]) if first_result.task.independent else None,
         places=[unit.place for unit in units if unit.place is not None],
     )
 

@@ -133,13 +133,7 @@ class Explainer:
             targets = logits.argmax(dim=1)
         query = Query(model, forward, images, labels if targets is None else targets)
         result = self._in_memory(images, lambda: self._explanation_of_images(query, labels, samples[0], regions))
-        return replace(
-            result,
-            table=is_table(inputs),
-            independent=self.task.independent,
-            numbers=self.task.numbers,
-            padding=self.task.padding,
-        )
+        return replace(result, table=is_table(inputs), task=self.task)
 
     def explained_twice(self, model: nn.Module, suspects: PassedSuspects) -> dict[str, ExplanationResult]:
         """Return maps and metrics of suspects for the given class, "label", and for the predicted one, "prediction".

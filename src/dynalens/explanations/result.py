@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from dynalens.attribution import Explanation
 from dynalens.dynamics import Array
 from dynalens.explanations.files import packed_maps
 from dynalens.explanations.names import caption, id_arrays
+from dynalens.explanations.task import Task
 from dynalens.faithfulness import Faithfulness, class_probabilities, tie_fraction
 from dynalens.observation import is_tokens
 from dynalens.pictures import Decode, ExplanationRow, Normalisation, Sentences, Shown, class_name, shown_inputs
@@ -36,11 +37,9 @@ class ExplanationResult:
         faithfulness: Curves and metrics of each method, and of ``random`` if there is a control.
         ids: Ids of the samples, if they are known.
         table: Whether the images are rows of a table, (N, 1, F).
-        independent: Whether each label is given or not, independent of the others.
-        numbers: Whether the model is a regression, of which one output was explained.
+        task: What is known of the model's task.
         units: Name of the explained token or region of each sample; empty if samples have one class.
         places: Position of each explained token in the targets; empty if there are none.
-        padding: The token that pads sequences, which is not shown; None if it is not known.
         is_given: Shape ``(N,)``, with several labels: whether the one in ``labels`` was given; None: all were.
     """
 
@@ -52,19 +51,17 @@ class ExplanationResult:
     faithfulness: dict[str, Faithfulness]
     ids: Sequence[int | str] | None = None
     table: bool = False
-    independent: bool = False
-    numbers: bool = False
+    task: Task = field(default=Task())
     is_given: Tensor | None = None
     units: Sequence[str] = ()
     places: Sequence[int] = ()
-    padding: int | None = None
 
     def of_units(self, units: Mapping[int | str, tuple[int, int]] | None) -> "ExplanationResult":
         """Return the result with the information whether each doubtful label was given.
 
         The same result if there are none.
         """
-        if not self.independent or not units or self.ids is None:
+        if not self.task.independent or not units or self.ids is None:
             return self
         return replace(self, is_given=torch.tensor([units[sample][1] for sample in self.ids]))
 
@@ -142,7 +139,7 @@ class ExplanationResult:
                 label=label,
                 predicted=predicted,
                 p_label=p_label,
-                is_correct=None if self.numbers else label == predicted,
+                is_correct=None if self.task.numbers else label == predicted,
                 note=self._note(i, "suspect" if explained_for else "sample"),
                 explained_for=explained_for and self._explained_for(i, explained_for),
                 maps={method: maps[i] for method, maps in relevance.items()},
@@ -179,13 +176,13 @@ class ExplanationResult:
 
     def _labels(self, names: Sequence[str] | None, name: ClassName) -> list[tuple[str, str, float]]:
         """Return the names of each sample's given and predicted label, and the probability of the given one."""
-        if self.numbers:
+        if self.task.numbers:
             outputs = self.explanation.logits.gather(1, self.targets.unsqueeze(1)).squeeze(1).tolist()
             return [(output := f"output {value:.4g}", output, math.nan) for value in outputs]
-        p = class_probabilities(self.explanation.logits, independent=self.independent)
+        p = class_probabilities(self.explanation.logits, independent=self.task.independent)
         p_label = p.gather(1, self.labels.unsqueeze(1)).squeeze(1).tolist()
         labels = self.labels.tolist()
-        if not self.independent:
+        if not self.task.independent:
             predicted = [name(label, names) for label in p.argmax(dim=1).tolist()]
             return list(zip([name(label, names) for label in labels], predicted, p_label, strict=True))
         bits = [1] * len(labels) if self.is_given is None else self.is_given.tolist()
@@ -197,7 +194,7 @@ class ExplanationResult:
     def _sentences(self, decode: Decode | None) -> Sentences:
         """Return the samples as sentences, without any if they are not tokens."""
         tokens = self.images if is_tokens(self.images) else self.images[:0]
-        ids = (tokens if self.padding is None else tokens.masked_fill(tokens == self.padding, -1)).tolist()
+        ids = (tokens if self.task.padding is None else tokens.masked_fill(tokens == self.task.padding, -1)).tolist()
         places: Sequence[int | None] = self.places[: len(ids)] or [None] * len(ids)  # of signals it is in words
         return Sentences(ids, places, self.labels.tolist()[: len(ids)], decode)
 
