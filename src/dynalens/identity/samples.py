@@ -266,14 +266,6 @@ class SampleIdentity:
         roots, is_position = root_indices(dataset), (ids >= 0) & (ids < len(dataset))
         return np.where(is_position, roots[np.where(is_position, ids, 0)], -1)
 
-    def class_names(self) -> list[str] | None:
-        """Return the names that the dataset has for its classes."""
-        return class_names(self.dataset)
-
-    def sample_names(self, roots: Any) -> list[str] | None:
-        """Return the dataset's names of the samples at these positions below all subsets."""
-        return sample_names(self.dataset, roots)
-
     def describe(
         self, length: int, name_of: Callable[[Any], str] | None
     ) -> tuple[Any, Any, list[str] | None, list[str] | None]:
@@ -290,14 +282,14 @@ class SampleIdentity:
             SampleIdentityError: If samples are known by their position, and the dataset has others by now.
         """
         roots, ids = self.root_index(length), None if self.ids is None else self.ids.array(length)
-        names = self.sample_names(roots)
+        names, names_of_classes = sample_names(self.dataset, roots), class_names(self.dataset)
         if self._by_position:
             self._same_samples.check(roots, names)
         if name_of is None:
-            return roots, ids, names, self.class_names()
+            return roots, ids, names, names_of_classes
         samples = range(len(roots)) if ids is None else ids.tolist()
         names = None if self.undecided else [str(name_of(sample)) for sample in samples]
-        return roots, ids, names, self.class_names()
+        return roots, ids, names, names_of_classes
 
     def state(self) -> dict[str, Any]:
         """Return the ids in the order of their rows, None if samples are known by position, and how they are known."""

@@ -97,7 +97,7 @@ def _let_go(kept: int) -> None:
     Files that are only read are opened again, at the same place. All others lead nowhere.
     """
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in _descriptors():
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
         with suppress(OSError):
             mode = os.fstat(descriptor).st_mode
             is_shared = stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
@@ -111,10 +111,6 @@ def _opened_again(descriptor: int) -> int:
     own = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY)
     os.lseek(own, place, os.SEEK_SET)
     return own
-
-
-def _descriptors() -> list[int]:
-    return [int(name) for name in os.listdir("/proc/self/fd")]
 
 
 def _is_read(descriptor: int) -> bool:

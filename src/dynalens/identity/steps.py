@@ -323,7 +323,7 @@ class StepRows:
         # What a step computes from its inputs may be a class of them.
         draws = presentation.units is None and (self._has_changed_batch or self._draws.have_begun())
         draws = draws and not TRACE.inputs.lead_to_constant(step_targets)
-        integers = _integers(step_targets)
+        integers = step_targets.tolist() if is_integer_vector(step_targets) else None
         self._labels.see(columns, targets, classes=classes, is_traced=is_traced, integers=integers, draws=draws)
         if TRACE.makes(step_targets):
             raise CaptureError(NO_CLASSES.format("numbers that the step itself makes"))
@@ -390,7 +390,3 @@ def _rows_of_inputs(inputs: RowSource | None, batch: Tensor, target_rows: Tensor
         return [batch, target_rows]
     chosen_rows = inputs.rows[: len(inputs.rows) // views]
     return [batch.to(chosen_rows.device, non_blocking=True)[chosen_rows], batch]
-
-
-def _integers(targets: Tensor) -> list[int] | None:
-    return targets.flatten().tolist() if is_integer_vector(targets) else None
