@@ -62,8 +62,7 @@ def unit_logits_in(output: object) -> object:
     output = named_logits(output)
     if isinstance(output, Tensor):
         return output
-    entries: Any = output.values() if isinstance(output, Mapping) else output if _is_many(output) else ()
-    tensors = [entry for entry in entries if isinstance(entry, Tensor) and entry.ndim > 2 and entry.is_floating_point()]
+    tensors = [tensor for tensor in _tensors_in(output) if tensor.ndim > 2 and tensor.is_floating_point()]
     has_order = not isinstance(output, Mapping)
     is_clear = len(tensors) == 1 or (has_order and len({tensor.shape for tensor in tensors}) == 1)
     return tensors[0] if is_clear else output
@@ -90,10 +89,7 @@ def logits_in(output: object) -> object:
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if isinstance(logits, Tensor) and logits.ndim in (1, 2):
         return logits
-    if not _is_many(output):
-        return output
-    entries: Any = output.values() if isinstance(output, Mapping) else output
-    tensors = [entry for entry in entries if isinstance(entry, Tensor) and entry.ndim > 0]
+    tensors = [tensor for tensor in _tensors_in(output) if tensor.ndim > 0]
     rows = [tensor for tensor in tensors if tensor.ndim == 2 and tensor.is_floating_point()]
     if not rows or any(tensor.shape != rows[0].shape for tensor in rows):
         return output
@@ -107,16 +103,19 @@ def checked_logits(output: object) -> Tensor:
     logits = logits_in(output)
     if isinstance(logits, Tensor):
         return logits
-    entries: Any = output.values() if isinstance(output, Mapping) else output
-    shapes = [tuple(entry.shape) for entry in entries if isinstance(entry, Tensor)] if _is_many(output) else []
+    shapes = [tuple(tensor.shape) for tensor in _tensors_in(output)]
     raise ValueError(
         f"Expected the model to return logits, got a {type(output).__name__}. Pass `forward=` with a callable that "
         f"returns them{f', one of its tensors {shapes}' if shapes else ''}."
     )
 
 
-def _is_many(output: object) -> bool:
-    return isinstance(output, (Mapping, tuple, list))
+def _tensors_in(output: object) -> list[Tensor]:
+    """Return the tensors in a dictionary, tuple or list; none in anything else."""
+    entries: Any = (
+        output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
+    )
+    return [entry for entry in entries if isinstance(entry, Tensor)]
 
 
 def two_class_logits(logits: Tensor) -> Tensor:
