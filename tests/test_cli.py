@@ -154,6 +154,15 @@ def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().out == f"dynalens {version('dynalens')}\n"
 
 
+def test_long_names_are_shown_by_their_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(tmp_path)
+    names = [f"/data/{'pictures/' * 10}{i:03d}.png" for i in range(120)]
+    RecordFolder(folder / "dynalens").write_names(names)
+    assert main(["suspects", str(folder), "--top", "1"]) == 0
+    [worst] = load_record(folder).suspects(1).index
+    assert f"...{names[worst][-56:]} " in capsys.readouterr().out
+
+
 def test_a_class_pair_by_name_or_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run(tmp_path)
     for pair in (["dog", "cat"], ["1", "0"]):

@@ -1,7 +1,8 @@
 """Show tables of samples in a terminal, and write them whole to a file."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -14,12 +15,21 @@ SHOWN = (
     "suggested", "suggested_probability", "wrong_probability", "agreement",
 )  # fmt: skip
 
+_WIDTH = 59
+"""Letters of a text in a column."""
+
 
 def _share(fraction: float) -> str:
     return "" if pd.isna(fraction) else percent(fraction, 0)
 
 
-_IN_WORDS = {
+def _end(name: str) -> str:
+    """Return the end of a name that is too long for its column: paths in one folder differ there."""
+    return name if len(name) <= _WIDTH else f"...{name[3 - _WIDTH :]}"
+
+
+_IN_WORDS: dict[str, Callable[[Any], str]] = {
+    "name": _end,
     "suggested_probability": estimate_in_percent,
     "wrong_probability": estimate_in_percent,
     "agreement": _share,
@@ -44,7 +54,7 @@ def show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str], 
         elif column in rows and not (column == "root_index" and _is_told(table)):
             view[column] = rows[column].map(_IN_WORDS[column]) if column in _IN_WORDS else rows[column]
     if len(view):
-        say(printable_cells(view.round(3)).to_string(max_colwidth=60))
+        say(printable_cells(view.round(3)).to_string(max_colwidth=_WIDTH + 1))
     if len(table) - start > len(view):
         say(f"... and {len(table) - start - len(view)} more: --top {len(table) - start}, or --csv FILE")
     if args.csv:

@@ -165,10 +165,12 @@ function seen(sample, alt) {
   return make("div", { class: "item" }, sample.text || "no picture or text was kept: write the page with --data");
 }
 
-// The file's own name first: long paths often differ in their end only.
-function fileName(path) {
+// The file's own name first, with its end, in so many letters: long paths, and names of a camera, often differ there only.
+function fileName(path, letters = 26) {
   const cut = Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\"));
-  return cut < 0 ? path : `${path.slice(cut + 1)} \u2013 ${path.slice(0, cut)}`;
+  const name = path.slice(cut + 1), end = Math.ceil(0.6 * letters);
+  const short = name.length > letters ? `${name.slice(0, letters - end - 1)}\u2026${name.slice(-end)}` : name;
+  return cut < 0 ? short : `${short} \u2013 ${path.slice(0, cut)}`;
 }
 
 // p(given label) over the epochs, with both axes said; of a regression another quantity.

@@ -127,7 +127,7 @@ function fill(box) {
   show(box);
 }
 
-function about(card) {
+function about(card, letters) {
   return [
     make("div", { class: "names" },
       make("div", { class: "given", title: nameOf(card.label) }, `${card.unit ? card.unit + ": " : ""}${GIVEN} ${nameOf(card.label)}`),
@@ -135,7 +135,7 @@ function about(card) {
     make("div", { class: "meta" },
       make("span", { title: card.id }, `rank ${card.rank}, #${card.id}`),
       make("span", { title: `probability that the ${LABEL} is wrong` }, `wrong: ${estimate(card.wrong)}`)),
-    ...(card.file ? [make("div", { class: "file", title: card.file }, fileName(card.file))] : []),
+    ...(card.file ? [make("div", { class: "file", title: card.file }, fileName(card.file, letters))] : []),
     ...(card.answer || []).map(line => make("div", { class: "answer", title: line }, line)),
     isRegression ? sparkline(card.trace, content.epochs, CLOSENESS) : sparkline(card.trace, content.epochs), ...looksLike(card)];
 }
@@ -246,7 +246,7 @@ function enlarge() {
   const close = make("button", { type: "button" }, "Close");
   close.addEventListener("click", () => by("large").close());
   by("large").replaceChildren(
-    make("figure", {}, seen(card, described(card))), ...about(card),
+    make("figure", {}, seen(card, described(card))), ...about(card, 80),
     make("p", { class: "status" }, decision ? "decided: " + decision : "not decided"), close);
   if (!by("large").open) by("large").showModal();
 }
