@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens.report import write_report
 
 Array = npt.NDArray[Any]
 SHOWN = 20
@@ -220,9 +221,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     worth = compare(train_set, Subset(train_set, clean), test_set, args, shape)
     print(f"\n{ranking}\n{worth}\n\nNext, look and decide:")
     folder = Path(str(trainer.log_dir))
-    print(f"  tensorboard --logdir {folder}      the record, the suspects and where the model looks")
-    print(f"  dynalens audit {folder}            a page that asks about 100 labels")
-    print(f"  dynalens report {folder}           a page to keep, relabel or drop")
+    report = write_report(dynamics.record, folder / "dynalens" / "report.html", dataset=train_set)
+    print(f"  {report}   open this page in a browser, to keep, relabel or drop each suspect")
+    print(f"  tensorboard --logdir {folder}           the record, the suspects and where the model looks")
+    print(f"  dynalens audit {folder}                 a page that asks about 100 labels")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ def test_find_mislabeled_digits_finds_most_wrong_labels(tmp_path: Path, capsys: 
     assert re.search(r"points \(95 % interval [+-]\d+\.\d to [+-]\d+\.\d, 2 pairs of trainings\)\.$", out, re.MULTILINE)
     folder = tmp_path / re.findall(r"tensorboard --logdir (\S+)", out)[0]
     assert list(folder.glob("events.*"))
+    assert "neither picture nor text" not in (folder / "dynalens" / "report.html").read_text()
 
 
 def test_roar_trains_again_on_what_each_map_leaves_and_draws_both_curves(
