@@ -81,8 +81,8 @@ def fit_answers(
     for _ in range(_STEPS):
         step_b, step_v = system.step(b, v)
         longest = float(max(np.abs(step_b).max(), np.abs(step_v).max()))
-        cut = min(1.0, _LONGEST_STEP / max(longest, 1e-300))
-        b, v = b + cut * step_b, v + cut * step_v
+        factor = min(1.0, _LONGEST_STEP / max(longest, 1e-300))
+        b, v = b + factor * step_b, v + factor * step_v
         if longest < 1e-10:
             break
     return AnswerModel(float(b[0]), b[1:], deviation * v, system.evidence(b, v))
@@ -116,9 +116,9 @@ class _Newton:
         """Return the Schur complement of the classes, their diagonal, and the block between slopes and classes."""
         curvature = (self.weight + 2 * self.pseudo_answers) * q * (1 - q)
         diagonal = self.deviation**2 * self.sum_by_class(curvature) + 1
-        between = self.deviation * np.stack([self.sum_by_class(curvature * column) for column in self.x.T])
+        cross_block = self.deviation * np.stack([self.sum_by_class(curvature * column) for column in self.x.T])
         whole = (self.x * curvature[:, None]).T @ self.x + self.penalty
-        return whole - (between / diagonal) @ between.T, diagonal, between
+        return whole - (cross_block / diagonal) @ cross_block.T, diagonal, cross_block
 
     def step(self, b: Array, v: Array) -> tuple[Array, Array]:
         """Return the step of Newton's method."""
@@ -126,9 +126,9 @@ class _Newton:
         residual = self.weight * (self.wrong - q) + self.pseudo_answers * (1 - 2 * q)
         gradient_b = self.x.T @ residual - self.penalty @ b
         gradient_v = self.deviation * self.sum_by_class(residual) - v
-        complement, diagonal, between = self.blocks(q)
-        step_b = np.linalg.solve(complement, gradient_b - (between / diagonal) @ gradient_v)
-        return step_b, (gradient_v - between.T @ step_b) / diagonal
+        complement, diagonal, cross_block = self.blocks(q)
+        step_b = np.linalg.solve(complement, gradient_b - (cross_block / diagonal) @ gradient_v)
+        return step_b, (gradient_v - cross_block.T @ step_b) / diagonal
 
     def evidence(self, b: Array, v: Array) -> float:
         """Return Laplace's approximation of the evidence, up to a constant."""

@@ -106,14 +106,14 @@ class Audit:
 
     def _order(self, label: Array | None, contrast: Array | None, share: float) -> None:
         """Let the answers change the order: how much the embeddings count in it, and in which classes more is wrong."""
-        seen, answers = self._is_recorded, self._decided_answers()
-        score = self._score[seen]
+        is_recorded, answers = self._is_recorded, self._decided_answers()
+        score = self._score[is_recorded]
         if contrast is not None:
-            score = reweighed(score, contrast[seen], share, *answers)
-        log_odds = answered_log_odds(score, *answers, label=None if label is None else label[seen])
+            score = reweighed(score, contrast[is_recorded], share, *answers)
+        log_odds = answered_log_odds(score, *answers, label=None if label is None else label[is_recorded])
         # Where the answers do not follow the score, it still says who comes first among equals.
-        rows = np.flatnonzero(seen)[np.lexsort((-score, -log_odds))]
-        self._log_odds[seen], self._rank[rows] = log_odds, np.arange(1, len(rows) + 1)
+        rows = np.flatnonzero(is_recorded)[np.lexsort((-score, -log_odds))]
+        self._log_odds[is_recorded], self._rank[rows] = log_odds, np.arange(1, len(rows) + 1)
 
     def __repr__(self) -> str:
         """Show the rate and what it was made from."""
@@ -215,8 +215,8 @@ class Audit:
     def right_labels(self) -> Mapping[int, Sequence[int]]:
         """For the row of a wrong sample, the numbers of its right class, or of all right labels, that were named."""
         answers = self._answers
-        named = (answers.new_label >= 0) & answers.wrong
-        classes = zip(answers.rows[named].tolist(), answers.new_label[named].tolist(), strict=True)
+        has_class = (answers.new_label >= 0) & answers.wrong
+        classes = zip(answers.rows[has_class].tolist(), answers.new_label[has_class].tolist(), strict=True)
         return {**{row: [label] for row, label in classes}, **answers.new_labels}
 
     def precision_of(self, n: int) -> Estimate:

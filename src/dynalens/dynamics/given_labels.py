@@ -49,10 +49,10 @@ def given_log_odds(margins: Array, bits: Array) -> Array:
     return _log_odds(margins, np.maximum(bits, 0), noise_rates(margins, bits))
 
 
-def _log_odds(margins: Array, given: Array, rates: Array) -> Array:
+def _log_odds(margins: Array, bits: Array, rates: Array) -> Array:
     # P(given g) and P(given h) where g is true, and where it is not; none is 0, nor are sums of them with weights
     g, h, rates = [0, 1], [1, 0], rates.astype(margins.dtype)
-    true, false, true_other, false_other = (rates[k, j].take(given) for k, j in ((g, g), (h, g), (g, h), (h, h)))
+    true, false, true_other, false_other = (rates[k, j].take(bits) for k, j in ((g, g), (h, g), (g, h), (h, h)))
     p, odds = _logistic(margins), margins
     for _ in range(STEPS):
         x = _logistic(odds)
@@ -73,9 +73,9 @@ def worst_labels(margins: Array, bits: Array) -> Array:
     # The log odds rise with the margin, unless predictions are worse than chance, so that only the smallest margin of
     # each kind can have the smallest log odds.
     labels = np.stack([np.where(bits == g, margins, np.inf).argmin(axis=1) for g in (0, 1)], axis=1)
-    smallest, given = np.take_along_axis(margins, labels, 1), np.array([0, 1])
-    odds = _log_odds(smallest, np.broadcast_to(given, labels.shape), noise_rates(margins, bits))
-    has_label = np.take_along_axis(bits, labels, 1) == given
+    smallest, kinds = np.take_along_axis(margins, labels, 1), np.array([0, 1])
+    odds = _log_odds(smallest, np.broadcast_to(kinds, labels.shape), noise_rates(margins, bits))
+    has_label = np.take_along_axis(bits, labels, 1) == kinds
     worst: Array = labels[np.arange(len(labels)), np.where(has_label, odds, np.inf).argmin(axis=1)]
     return worst
 
@@ -90,13 +90,13 @@ def noise_rates(margins: Array, bits: Array) -> Array:
         bits: Shape ``(N, K)``, 1 or 0; labels of -1 are not counted.
 
     Example:
-        >>> margins, given = np.array([[2.0], [2.0], [2.0], [-1.0], [3.0]]), np.array([[1], [1], [1], [0], [0]])
-        >>> noise_rates(margins, given)  # four are predicted to be there, and three of them are; one is not there
+        >>> margins, bits = np.array([[2.0], [2.0], [2.0], [-1.0], [3.0]]), np.array([[1], [1], [1], [0], [0]])
+        >>> noise_rates(margins, bits)  # four are predicted to be there, and three of them are; one is not there
         array([[0.75, 0.25],
                [0.3 , 0.7 ]])
     """
-    signs, given = (margins < 0, margins > 0), (bits == 0, bits == 1)
-    counts = [[np.count_nonzero(given[j] & signs[int(j == k)]) for j in (0, 1)] for k in (0, 1)]
+    signs, is_label = (margins < 0, margins > 0), (bits == 0, bits == 1)
+    counts = [[np.count_nonzero(is_label[j] & signs[int(j == k)]) for j in (0, 1)] for k in (0, 1)]
     smoothed = np.array(counts) + 0.5
     rates: Array = smoothed / smoothed.sum(axis=1, keepdims=True)
     return rates

@@ -15,7 +15,7 @@ from dynalens.embeddings.witness import LabelEvidence
 _BLOCK = 2**24  # bits of neighbours held at a time, 16 MiB
 
 
-def label_evidence(embeddings: Tensor, given: Array) -> LabelEvidence:
+def label_evidence(embeddings: Tensor, labels: Array) -> LabelEvidence:
     r"""Return how probable each of several labels is given embeddings, where each sample is judged by the others.
 
     As :func:`~dynalens.embeddings.embedding_evidence` for one class per sample, with a logistic regression for each
@@ -29,24 +29,24 @@ def label_evidence(embeddings: Tensor, given: Array) -> LabelEvidence:
 
     Args:
         embeddings: Shape ``(N, D)``, floating and finite, on any device.
-        given: Shape ``(N, K)``, 1 where a sample has the label, 0 where it has not, -1 where it is not known.
+        labels: Shape ``(N, K)``, 1 where a sample has the label, 0 where it has not, -1 where it is not known.
 
     Raises:
         ImportError: If more than 200,000 samples have a known label and faiss is not installed.
 
     Example:
         >>> angle = torch.linspace(0, 6, 200)
-        >>> given = (angle.sin() > 0).int().numpy()[:, np.newaxis]  # one label, which the embeddings tell
-        >>> given[50] = 1 - given[50]
-        >>> evidence = label_evidence(torch.stack([angle.sin(), angle.cos()], dim=1), given)
+        >>> labels = (angle.sin() > 0).int().numpy()[:, np.newaxis]  # one label, which the embeddings tell
+        >>> labels[50] = 1 - labels[50]
+        >>> evidence = label_evidence(torch.stack([angle.sin(), angle.cos()], dim=1), labels)
         >>> int(evidence.margins.argmin()), bool(evidence.margins[50, 0] < 0)
         (50, True)
     """
-    rows = np.flatnonzero((given >= 0).any(axis=1))
-    margins = np.full(given.shape, np.nan)
+    rows = np.flatnonzero((labels >= 0).any(axis=1))
+    margins = np.full(labels.shape, np.nan)
     if len(rows) < 2:
         return LabelEvidence(margins, loss=0.0, entropy=0.0)
-    x, bits = embeddings[torch.from_numpy(rows).to(embeddings.device)], given[rows]
+    x, bits = embeddings[torch.from_numpy(rows).to(embeddings.device)], labels[rows]
     targets = torch.from_numpy(np.where(bits >= 0, bits, np.nan).astype(np.float32)).to(embeddings.device)
     probe_log_odds = out_of_fold(x, targets, label_loss).cpu().double().numpy()
     frequency = _frequency(bits)
@@ -77,8 +77,8 @@ def neighbour_frequencies(neighbours: Array, bits: Array, frequency: Array) -> A
     for start in range(0, len(neighbours), size):
         block = neighbours[start : start + size]
         block_bits = np.where((block >= 0)[:, :, np.newaxis], bits[block], -1)
-        count, known = (block_bits == 1).sum(axis=1), (block_bits >= 0).sum(axis=1)
-        probabilities[start : start + size] = (count + weight * frequency) / (known + weight)
+        count, known_count = (block_bits == 1).sum(axis=1), (block_bits >= 0).sum(axis=1)
+        probabilities[start : start + size] = (count + weight * frequency) / (known_count + weight)
     return probabilities
 
 

@@ -33,13 +33,13 @@ def stacked_labels(first: Array, second: Array, bits: Array) -> Array:
     """
     features = torch.from_numpy(np.stack([first, second], axis=2).reshape(-1, 2)).float()
     targets = torch.from_numpy(np.where(bits >= 0, bits, np.nan).reshape(-1, 1)).float()
-    chosen = torch.from_numpy(np.random.default_rng(0).permutation(len(features))[:_MOST_MIXED])
-    x = features[chosen]
+    rows = torch.from_numpy(np.random.default_rng(0).permutation(len(features))[:_MOST_MIXED])
+    x = features[rows]
 
     @functools.cache
     def fit(models: tuple[int, ...]) -> LinearProbe:
-        used = x[:, models]
-        return fit_probe(used, used.square().mean(dim=0), targets[chosen], _PENALTY, loss=label_loss)
+        columns = x[:, models]
+        return fit_probe(columns, columns.square().mean(dim=0), targets[rows], _PENALTY, loss=label_loss)
 
     models = agreeing_models(lambda models: fit(models).weight[0].numpy())
     log_odds: Array = fit(models).logits(features[:, models]).double().numpy().reshape(bits.shape)
@@ -73,8 +73,8 @@ def _stacked_column(features: Array, target: Array) -> Array:
 
     @functools.cache
     def fit(models: tuple[int, ...]) -> Array:
-        used = np.column_stack([np.ones(len(features)), features[:, models]])
-        coefficients: Array = np.linalg.lstsq(used[is_known], target[is_known], rcond=None)[0]
+        columns = np.column_stack([np.ones(len(features)), features[:, models]])
+        coefficients: Array = np.linalg.lstsq(columns[is_known], target[is_known], rcond=None)[0]
         return coefficients
 
     models = agreeing_models(lambda models: fit(models)[1:])

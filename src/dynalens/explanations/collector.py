@@ -101,12 +101,12 @@ def _filled_up(
 ) -> list[tuple[int | str, Tensor, Tensor]]:
     """Return the samples with all sequences padded to the longest. Labels of added tokens do not count."""
     longest = max((tokens.shape[-1] for _, tokens, _ in samples), default=0)
-    filled = []
+    result = []
     for sample, tokens, labels in samples:
         padding_sizes = (0, longest - len(tokens))
         labels = F.pad(labels, padding_sizes, value=IGNORED) if labels.shape[-1:] == tokens.shape else labels
-        filled.append((sample, F.pad(tokens, padding_sizes, value=padding), labels))
-    return filled
+        result.append((sample, F.pad(tokens, padding_sizes, value=padding), labels))
+    return result
 
 
 def _is_id(part: Any) -> bool:

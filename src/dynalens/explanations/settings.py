@@ -113,10 +113,10 @@ class ExplanationSettings:
                 "Expected `masks` to say where they stand in a batch, got a tensor without `samples=(images, labels)`. "
                 "Pass a key, a position, or a callable(batch) -> masks."
             )
-        given = given_samples(samples)[0]
-        if given is not None:
-            self.maps.check_inputs(given[0])
-        if masks is not None and not isinstance(masks, Tensor) and given is not None:
+        own_samples = given_samples(samples)[0]
+        if own_samples is not None:
+            self.maps.check_inputs(own_samples[0])
+        if masks is not None and not isinstance(masks, Tensor) and own_samples is not None:
             raise ValueError(
                 f"Expected `masks` of the given `samples` as a tensor (N, H, W), got {masks!r}. `samples` come "
                 "without a batch that could hold their masks."

@@ -93,6 +93,6 @@ class LayerPictures:
             (names[start : start + _COLUMNS], pictures[start : start + _COLUMNS])
             for start in range(0, len(pictures), _COLUMNS)
         ]
-        kind, shown = "classes" if layer is None else f"channels of {layer}", len(set(units))
-        title = f"images that maximise {kind if shown == number else f'{shown} of {number} {kind}'}"
+        kind, unit_count = "classes" if layer is None else f"channels of {layer}", len(set(units))
+        title = f"images that maximise {kind if unit_count == number else f'{unit_count} of {number} {kind}'}"
         self._sink.image(f"{self._prefix}/maximised", labelled_grid(rows, title, "by gradient ascent"), step)

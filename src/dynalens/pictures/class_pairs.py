@@ -55,10 +55,12 @@ def doubted_labels(
         (350, 215)
     """
     all_labels, frequency = np.unique(labels, return_counts=True)
-    shown = np.sort(all_labels[np.argsort(-frequency, kind="stable")[:MOST_CLASSES]])
-    counts = np.array([[((labels == k) & (was_given == extra)).sum() for extra in (False, True)] for k in shown])
-    rows = _tick_names(shown.tolist(), names, _ROOM) or [str(label) for label in shown.tolist()]
-    legend = f"the {len(shown)} labels with the most, of {len(all_labels)}" if len(all_labels) > len(shown) else ""
+    top_labels = np.sort(all_labels[np.argsort(-frequency, kind="stable")[:MOST_CLASSES]])
+    counts = np.array([[((labels == k) & (was_given == extra)).sum() for extra in (False, True)] for k in top_labels])
+    rows = _tick_names(top_labels.tolist(), names, _ROOM) or [str(label) for label in top_labels.tolist()]
+    legend = (
+        f"the {len(top_labels)} labels with the most, of {len(all_labels)}" if len(all_labels) > len(top_labels) else ""
+    )
     return _matrix(
         "Doubted labels", counts.reshape(-1, 2), ("label", rows), ("probably", ["missing", "extra"]), legend, subtitle
     )

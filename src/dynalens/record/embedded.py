@@ -37,9 +37,9 @@ def _with_classes(record: "Record", vectors: Tensor) -> "tuple[Record, Assessmen
 
 
 def _with_labels(record: "Record", vectors: Tensor) -> "tuple[Record, Assessment]":
-    given = record.statistics.unit_given
-    assert given is not None
-    evidence = label_evidence(vectors, given)
+    labels = record.statistics.unit_given
+    assert labels is not None
+    evidence = label_evidence(vectors, labels)
     run_loss = RunLoss(evidence, record.statistics.loss)
     record.read_history(lambda epoch, presentations: run_loss.read(epoch, _with_mean_p(presentations)))
     statistics, assessment = joined_labels(record.statistics, record.assess(), evidence, run_loss.value)

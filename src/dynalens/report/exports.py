@@ -62,11 +62,11 @@ def to_label_studio(
         The file.
     """
     kind = "text" if texts else "image"
-    shown = {**(files or {}), **(texts or {})}
+    contents = {**(files or {}), **(texts or {})}
     tasks = []
     for row in _records(table):
         sample = row["sample_id"]
-        data = {kind: str(shown.get(sample, sample)), "sample_id": sample, "given": _given_text(row)}
+        data = {kind: str(contents.get(sample, sample)), "sample_id": sample, "given": _given_text(row)}
         data["suspicion"] = row.get("score")
         prediction: dict[str, Any] = {"model_version": _MODEL, "result": []}
         if row.get("suggested_probability") is not None:

@@ -56,9 +56,9 @@ def joined_labels(
     weight, margins = embedding_weight(evidence, run_loss), statistics.unit_margins.astype(np.float64)
     if 1 + weight == 1 or not np.isfinite(evidence.margins).any():  # so little that no number changes
         return statistics, assessment
-    joined = _with_margins(statistics, joint_margins(margins, evidence.margins, weight))
+    joint_statistics = _with_margins(statistics, joint_margins(margins, evidence.margins, weight))
     rate = joint_rate(assessment.noise_rate, contradicted_share(evidence.margins, statistics.unit_given), weight)
-    return joined, with_rate(assess(joined), rate)
+    return joint_statistics, with_rate(assess(joint_statistics), rate)
 
 
 def joined_numbers(
@@ -133,7 +133,7 @@ def with_rate(assessment: Assessment, rate: NoiseRate) -> Assessment:
     )
 
 
-def contradicted_share(margins: Array, given: Array) -> float:
+def contradicted_share(margins: Array, labels: Array) -> float:
     """Return the fraction of the samples that have a label which embeddings contradict confidently.
 
     They do where the probability of the contrary of what was given reaches the mean that it has among the samples to
@@ -143,21 +143,21 @@ def contradicted_share(margins: Array, given: Array) -> float:
 
     Args:
         margins: Shape ``(N, K)``, log odds that each label is as it was given; NaN where it is not known.
-        given: Shape ``(N, K)``, 1, 0, or -1 where not known.
+        labels: Shape ``(N, K)``, 1, 0, or -1 where not known.
 
     Example:
-        >>> margins, given = np.array([[2.0], [2.0], [2.0], [-2.0]]), np.array([[1], [1], [0], [0]])
-        >>> contradicted_share(margins, given)  # only the last one has a probability of 1 as high as those with 1
+        >>> margins, labels = np.array([[2.0], [2.0], [2.0], [-2.0]]), np.array([[1], [1], [0], [0]])
+        >>> contradicted_share(margins, labels)  # only the last one has a probability of 1 as high as those with 1
         0.25
     """
     is_known = np.isfinite(margins)
     p_given = 1 / (1 + np.exp(-np.where(is_known, margins, np.inf)))
     thresholds = []  # of 0 and of 1, by label
     for g in (0, 1):
-        carries = is_known & (given == g)
+        carries = is_known & (labels == g)
         mean = (p_given * carries).sum(axis=0) / np.maximum(carries.sum(axis=0), 1)
         thresholds.append(np.where(carries.any(axis=0), mean, np.inf) - 1e-9)  # equal probabilities reach their mean
-    threshold, other_threshold = (np.where(given == 1, *each) for each in (thresholds[::-1], thresholds))
+    threshold, other_threshold = (np.where(labels == 1, *each) for each in (thresholds[::-1], thresholds))
     reaches_other = is_known & (1 - p_given >= other_threshold)
     is_contradicted = reaches_other & ((p_given < threshold) | (1 - p_given > p_given))
     return float(is_contradicted.any(axis=1).sum() / max(int(is_known.any(axis=1).sum()), 1))
@@ -165,13 +165,13 @@ def contradicted_share(margins: Array, given: Array) -> float:
 
 def _with_margins(statistics: SampleStatistics, margins: Array) -> SampleStatistics:
     """Return the statistics with other margins of the labels, and with the label that is the worst by them."""
-    given, rows = statistics.unit_given, np.arange(len(statistics))
-    assert given is not None
+    labels, rows = statistics.unit_given, np.arange(len(statistics))
+    assert labels is not None
     assert statistics.unit is not None
     has_label = statistics.unit >= 0
-    unit = np.where(has_label, worst_labels(margins, given), -1)
+    unit = np.where(has_label, worst_labels(margins, labels), -1)
     is_same = unit == statistics.unit
-    bits = np.where(has_label, given[rows, unit], -1).astype(statistics.label.dtype)
+    bits = np.where(has_label, labels[rows, unit], -1).astype(statistics.label.dtype)
     return dataclasses.replace(
         statistics,
         unit_margins=margins.astype(np.float32),
