@@ -100,7 +100,6 @@ def test_any_other_number_of_channels_is_shown_in_grey() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_whose_channels_come_last_look_like_those_whose_channels_come_first(channels: int) -> None:
     images = torch.rand(2, channels, 250, 200, generator=torch.Generator().manual_seed(0))
-    assert np.array_equal(to_rgb(images.movedim(1, -1)), to_rgb(images))
     assert torch.equal(small_copies(images.movedim(1, -1)), small_copies(images))
 
 

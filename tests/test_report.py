@@ -121,6 +121,7 @@ def test_large_pictures_are_made_small_and_many_cards_are_limited(record: Record
         ((np.zeros((3, 5), np.uint8), 0), (5, 3)),
         ([np.zeros((3, 5, 3), np.uint8)], (5, 3)),
         ({"pixel_values": torch.zeros(1, 3, 5), "label": 0}, (5, 3)),
+        ((torch.zeros(4, 5, 3), 0), (5, 4)),  # channels last
         ((torch.zeros(2, 50), 0), (160, 120)),  # a signal
         ((torch.zeros(1, 4, 3, 5), 0), (5, 3)),  # a volume
     ],

@@ -57,8 +57,7 @@ def to_rgb(images: Tensor, normalisation: Normalisation | None = None) -> Array:
     one is grey; of any other number each channel is stretched and their mean is shown in grey.
 
     Args:
-        images: Shape ``(N, C, H, W)``, or ``(N, C, D, H, W)``, of which the middle slice is shown. Channels may also
-            come last.
+        images: Shape ``(N, C, H, W)``, or ``(N, C, D, H, W)``, of which the middle slice is shown.
         normalisation: Mean and standard deviation, one for all or one for each channel.
 
     Returns:
@@ -72,7 +71,6 @@ def to_rgb(images: Tensor, normalisation: Normalisation | None = None) -> Array:
     """
     x = images.detach().float().cpu()
     x = x[:, :, x.shape[2] // 2] if x.ndim == 5 else x  # N, C and three axes of space
-    x = with_channels_first(x)
     values = (
         _original_values(x, normalisation)
         if normalisation is not None and x.shape[1] in (1, 3)
@@ -84,7 +82,10 @@ def to_rgb(images: Tensor, normalisation: Normalisation | None = None) -> Array:
 
 
 def with_channels_first(images: Tensor) -> Tensor:
-    """Return images (N, H, W, C) as (N, C, H, W), if C is 1 or 3 and H is not; others as they are."""
+    """Return images (N, H, W, C) as (N, C, H, W), if C is 1 or 3 and H is not; others as they are.
+
+    Maps beside images were computed from ``(N, C, H, W)``, so sheets of explanations show these as they are.
+    """
     return images.movedim(-1, 1) if images.shape[1] not in (1, 3) and images.shape[-1] in (1, 3) else images
 
 

@@ -13,6 +13,7 @@ from dynalens.datasets import feature_names
 from dynalens.dynamics import Array
 from dynalens.keys import IMAGE_KEYS
 from dynalens.pictures import Normalisation, excerpt, find_normalisation, numbers_text, shown_inputs
+from dynalens.pictures.inputs import with_channels_first
 from dynalens.report.samples import SamplePictures, picture_of
 
 _GREY_AND_COLOUR = (1, 3)
@@ -77,7 +78,9 @@ def as_image(item: Any, normalisation: Normalisation | None) -> Image.Image | No
         item = _tensor_of(item)
     if not isinstance(item, Tensor) or item.ndim not in (2, 3, 4):
         return None
-    return picture_of(shown_inputs(item.unsqueeze(0), normalisation)[0])
+    images = item.unsqueeze(0)
+    images = with_channels_first(images) if images.ndim == 4 else images
+    return picture_of(shown_inputs(images, normalisation)[0])
 
 
 def as_text(item: Any, token: int | None = None, columns: Sequence[str] | None = None) -> str | None:
