@@ -465,6 +465,17 @@ def test_samples_never_seen_are_not_asked_about() -> None:
     assert table["wrong_probability"].isna().tolist() == [True] * 20 + [False] * 80
 
 
+def test_samples_first_seen_after_the_plan_count_in_the_rate(tmp_path: Path) -> None:
+    score, wrong = population(100)
+    answers = answered(audit_plan(saved(tmp_path, np.where(np.arange(100) < 20, np.nan, score)), 80), wrong)
+    later = audit(saved(tmp_path, score), answers)
+    assert later.noise_rate.low < wrong.mean() < later.noise_rate.high
+    probability = later.probability()
+    assert probability[20:].tolist() == wrong[20:].tolist()
+    assert ((probability[:20] > 0) & (probability[:20] < 1)).all()
+    assert probability.mean() == pytest.approx(later.noise_rate.value)
+
+
 def test_clean_indices_weights_and_relabelled_follow_the_answers() -> None:
     score, wrong = population(300)
     record = record_of(score)
@@ -574,6 +585,13 @@ def test_classes_are_told_by_their_numbers_where_their_names_are_numbers_too() -
     answers = plan.assign(answer="wrong", new_label=(plan["label"] + 1) % 3)
     table = audit(record, answers).table().loc[plan["sample_id"]]
     assert table["suggested"].tolist() == answers["new_label"].tolist()
+
+
+def test_a_new_class_beyond_the_last_name_is_an_error() -> None:
+    record = record_of(population(90)[0], class_names=["cat", "dog", "bird"])
+    answers = audit_plan(record, 30).head(1).assign(answer="wrong", new_label=3)
+    with pytest.raises(ValueError, match=r"`new_label` to be a class in \[0, 3\), got 3 for sample"):
+        audit(record, answers)
 
 
 def test_a_plan_names_its_samples_and_answers_about_other_names_are_an_error(tmp_path: Path) -> None:

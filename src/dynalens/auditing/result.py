@@ -345,7 +345,12 @@ def few_answers_doubts(num_samples: int) -> list[str]:
 
 
 def _completed_stratum(stratum: Array, score: Array) -> Array:
-    """Return the stratum of each sample; one first seen after the plan is in that of the nearest score."""
+    """Return the stratum of each sample; one first seen after the plan is in that of the next higher score.
+
+    Example:
+        >>> _completed_stratum(np.array([0, 0, 1, -1, -1, -1]), np.array([4, 3, 1, 2.5, 9, np.nan]))
+        array([ 0,  0,  1,  0,  0, -1])
+    """
     planned_rows, new_rows = np.flatnonzero(stratum >= 0), np.flatnonzero((stratum < 0) & ~np.isnan(score))
     if not len(new_rows):
         return stratum
