@@ -10,7 +10,7 @@ import functools
 import random
 from array import array
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 from weakref import CallableProxyType, ProxyType
@@ -24,18 +24,17 @@ from dynalens.observation.own_code import OwnCode
 from dynalens.observation.stand_ins import StandIns
 from dynalens.observation.undo import (
     EMPTY,
-    Undo,
     enclosed,
     is_data,
+    put_back_cells,
+    put_back_class,
+    put_back_dict,
+    put_back_entry,
+    put_back_sequence,
+    put_back_set,
+    put_back_slots,
     slot_value,
     slots_of,
-    undo_cells,
-    undo_class,
-    undo_dict,
-    undo_entry,
-    undo_sequence,
-    undo_set,
-    undo_slots,
 )
 
 _ATOMS = frozenset(
@@ -88,7 +87,7 @@ class Snapshot:
     def __init__(self, roots: Iterable[nn.Module], copied_ids: frozenset[int] = frozenset()) -> None:
         self.modules: list[nn.Module] = []
         self.tensors: list[Tensor] = []
-        self._undo: list[Undo] = []
+        self._undo: list[Callable[[], object]] = []
         self._empty_containers: list[Any] = []
         self._values_by_id: dict[int, Any] = {}  # the values keep the ids from being given away
         self._stand_ins, self._code = StandIns(), OwnCode()
@@ -114,7 +113,10 @@ class Snapshot:
 
     def keep(self, attributes: dict[str, Any]) -> None:
         """Put these attributes of an object back, too, by identity. What they hold is not followed."""
-        self._undo.append(undo_dict(attributes, list(attributes.keys()), list(attributes.values())))
+        self._later(put_back_dict, attributes, list(attributes.keys()), list(attributes.values()))
+
+    def _later(self, function: Callable[..., object], *arguments: Any) -> None:
+        self._undo.append(functools.partial(function, *arguments))
 
     def _walk(self, queue: list[Any]) -> None:
         while queue:
@@ -135,7 +137,7 @@ class Snapshot:
         """Follow global variables that the known code mentions, and return whether there were any."""
         entries = [(namespace, name, namespace.get(name, EMPTY)) for namespace, name in self._code.new_globals()]
         for namespace, name, content in entries:
-            self._undo.append(undo_entry(namespace, name, content))
+            self._later(put_back_entry, namespace, name, content)
             self._stand_ins.replace_entries(namespace, dict, [(name, content)])
             if isinstance(content, type) and _is_plain_object(content):
                 self._code.add_class(content, makes=True)
@@ -173,11 +175,11 @@ class Snapshot:
     def _container(self, value: Any) -> Iterable[Any]:
         if isinstance(value, dict):
             keys, values = list(value.keys()), list(value.values())
-            self._undo.append(undo_dict(value, keys, values))
+            self._later(put_back_dict, value, keys, values)
             self._stand_ins.replace_entries(value, dict, zip(keys, _entries_to_walk(values), strict=False))
             return _entries_to_walk(values)
         entries = list(value)
-        self._undo.append(undo_set(value, entries) if isinstance(value, set) else undo_sequence(value, entries))
+        self._later(put_back_set if isinstance(value, set) else put_back_sequence, value, entries)
         if isinstance(value, list):
             self._stand_ins.replace_entries(value, list, enumerate(_entries_to_walk(entries)))
         return _entries_to_walk(entries)
@@ -192,7 +194,7 @@ class Snapshot:
         elif str(value.__module__).partition(".")[0] not in _LIBRARIES:
             cells = [(cell, enclosed(cell)) for cell in value.__closure__ or ()]
             if cells:
-                self._undo.append(undo_cells(cells))
+                self._later(put_back_cells, cells)
             yield from (content for _, content in cells)
             yield from (value.__defaults__, value.__kwdefaults__, vars(value))
             self._code.add_function(value)
@@ -200,7 +202,7 @@ class Snapshot:
     def _attributes(self, value: Any) -> Iterator[Any]:
         if isinstance(value, type):
             attributes = {name: content for name, content in vars(value).items() if is_data(name, content)}
-            self._undo.append(undo_class(value, attributes))
+            self._later(put_back_class, value, attributes)
             self._code.add_class(value)
             yield from _entries_to_walk(list(attributes.values()))
             return
@@ -208,7 +210,7 @@ class Snapshot:
         yield getattr(value, "__dict__", None)
         slots = [(slot, slot_value(slot, value)) for slot in slots_of(type(value))]
         if slots:
-            self._undo.append(undo_slots(value, slots))
+            self._later(put_back_slots, value, slots)
             yield from (content for _, content in slots)
 
 
@@ -273,7 +275,7 @@ def _entries_to_walk(entries: Any) -> Iterable[Any]:
     return entries if len(entries) <= _MOST_FOLLOWED else ()
 
 
-def _state_of(value: Any) -> Undo | None:
+def _state_of(value: Any) -> Callable[[], object] | None:
     """Return a function that puts back an array or a random generator; None for other objects."""
     if isinstance(value, torch.Generator):
         return functools.partial(value.set_state, value.get_state())

@@ -1,12 +1,11 @@
-"""Functions that put back one dictionary, list, set, object or class as it is now."""
+"""Put back one dictionary, list, set, object or class as it was."""
 
 import operator
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import CellType, MemberDescriptorType
 from typing import Any
 
-Undo = Callable[[], object]
 EMPTY = object()
 """Stands for a missing value."""
 
@@ -15,83 +14,59 @@ def _identical(entries: Iterable[Any], earlier_entries: list[Any]) -> bool:
     return all(map(operator.is_, entries, earlier_entries))
 
 
-def undo_dict(value: dict[Any, Any], keys: list[Any], values: list[Any]) -> Undo:
-    """Return a function that puts back these entries of a dictionary."""
+def put_back_dict(value: dict[Any, Any], keys: list[Any], values: list[Any]) -> None:
+    """Put back these entries of a dictionary."""
     # The methods of the plain types: those of a subclass may do more. An OrderedDict keeps an order of its own.
     kind: Any = OrderedDict if isinstance(value, OrderedDict) else dict
-
-    def undo() -> None:
-        same_size = len(value) == len(keys)
-        if same_size and _identical(dict.values(value), values) and _identical(kind.keys(value), keys):
-            return
-        kind.clear(value)
-        for key, content in zip(keys, values, strict=True):
-            kind.__setitem__(value, key, content)
-
-    return undo
+    same_size = len(value) == len(keys)
+    if same_size and _identical(dict.values(value), values) and _identical(kind.keys(value), keys):
+        return
+    kind.clear(value)
+    for key, content in zip(keys, values, strict=True):
+        kind.__setitem__(value, key, content)
 
 
-def undo_entry(value: dict[str, Any], key: str, content: Any) -> Undo:
-    """Return a function that puts back one entry of a dictionary. EMPTY: the entry is removed."""
-
-    def undo() -> None:
-        if value.get(key, EMPTY) is content:
-            return
-        if content is EMPTY:
-            del value[key]
-        else:
-            value[key] = content
-
-    return undo
+def put_back_entry(value: dict[str, Any], key: str, content: Any) -> None:
+    """Put back one entry of a dictionary. EMPTY: the entry is removed."""
+    if value.get(key, EMPTY) is content:
+        return
+    if content is EMPTY:
+        del value[key]
+    else:
+        value[key] = content
 
 
-def undo_sequence(value: Any, entries: list[Any]) -> Undo:
-    """Return a function that puts back these entries of a list or deque."""
+def put_back_sequence(value: Any, entries: list[Any]) -> None:
+    """Put back these entries of a list or deque."""
     kind: Any = deque if isinstance(value, deque) else list
-
-    def undo() -> None:
-        if len(value) != len(entries) or not _identical(value, entries):
-            kind.clear(value)
-            kind.extend(value, entries)
-
-    return undo
+    if len(value) != len(entries) or not _identical(value, entries):
+        kind.clear(value)
+        kind.extend(value, entries)
 
 
-def undo_set(value: set[Any], entries: list[Any]) -> Undo:
-    """Return a function that puts back these entries of a set."""
-
-    def undo() -> None:
-        if len(value) != len(entries) or not all(entry in value for entry in entries):
-            set.clear(value)
-            set.update(value, entries)
-
-    return undo
+def put_back_set(value: set[Any], entries: list[Any]) -> None:
+    """Put back these entries of a set."""
+    if len(value) != len(entries) or not all(entry in value for entry in entries):
+        set.clear(value)
+        set.update(value, entries)
 
 
-def undo_slots(value: Any, slots: list[tuple[MemberDescriptorType, Any]]) -> Undo:
-    """Return a function that puts back what an object has in these slots."""
-
-    def undo() -> None:
-        for slot, content in slots:
-            if slot_value(slot, value) is content:
-                continue
-            if content is EMPTY:
-                slot.__delete__(value)
-            else:
-                slot.__set__(value, content)  # also of a frozen dataclass
-
-    return undo
+def put_back_slots(value: Any, slots: list[tuple[MemberDescriptorType, Any]]) -> None:
+    """Put back what an object has in these slots."""
+    for slot, content in slots:
+        if slot_value(slot, value) is content:
+            continue
+        if content is EMPTY:
+            slot.__delete__(value)
+        else:
+            slot.__set__(value, content)  # also of a frozen dataclass
 
 
-def undo_cells(cells: list[tuple[CellType, Any]]) -> Undo:
-    """Return a function that puts back what a function encloses."""
-
-    def undo() -> None:
-        for cell, content in cells:
-            if enclosed(cell) is not content and content is not EMPTY:
-                cell.cell_contents = content
-
-    return undo
+def put_back_cells(cells: list[tuple[CellType, Any]]) -> None:
+    """Put back what a function encloses."""
+    for cell, content in cells:
+        if enclosed(cell) is not content and content is not EMPTY:
+            cell.cell_contents = content
 
 
 def enclosed(cell: CellType) -> Any:
@@ -102,18 +77,14 @@ def enclosed(cell: CellType) -> Any:
         return EMPTY
 
 
-def undo_class(cls: type, attributes: dict[str, Any]) -> Undo:
-    """Return a function that puts back these attributes of a class."""
-
-    def undo() -> None:
-        current_attributes = {name: content for name, content in vars(cls).items() if is_data(name, content)}
-        for name in current_attributes.keys() - attributes.keys():
-            type.__delattr__(cls, name)
-        for name, content in attributes.items():
-            if current_attributes.get(name, EMPTY) is not content:
-                type.__setattr__(cls, name, content)
-
-    return undo
+def put_back_class(cls: type, attributes: dict[str, Any]) -> None:
+    """Put back these attributes of a class."""
+    current_attributes = {name: content for name, content in vars(cls).items() if is_data(name, content)}
+    for name in current_attributes.keys() - attributes.keys():
+        type.__delattr__(cls, name)
+    for name, content in attributes.items():
+        if current_attributes.get(name, EMPTY) is not content:
+            type.__setattr__(cls, name, content)
 
 
 def is_data(name: str, value: Any) -> bool:
