@@ -1,6 +1,6 @@
 """Find inputs and labels in a batch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -32,14 +32,6 @@ class CaptureError(RuntimeError):
         Traceback (most recent call last):
         dynalens.capture.batch.CaptureError: Expected one label in the batch...
     """
-
-
-def holds(batch: Any, tensor: Tensor) -> bool:
-    """Return whether the tensor is a tensor of the batch, or a view of one."""
-    parts: Iterable[Any] = (
-        batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
-    )
-    return any(part is tensor or part is tensor._base for part in parts if isinstance(part, Tensor))
 
 
 def label_vectors(batch: Any) -> list[Any]:

@@ -105,10 +105,3 @@ def merged_loss(calls: Sequence[LossCall], rows_of: RowsOf, *, first_step: bool)
     marks = is_repeated.view(-1, *[1] * (targets.ndim - 1))
     mark = math.nan if calls[0].name in REGRESSIONS else NOT_A_CLASS
     return calls[0]._replace(logits=logits, targets=targets.masked_fill(marks, mark))
-
-
-def merged_parts(calls: list[LossCall], rows_of: RowsOf, *, first_step: bool) -> list[LossCall]:
-    """Return one loss of numbers in place of several of parts of the batch, as :func:`joined`; else what it got."""
-    in_parts = len(calls) > 1 and all(rows_of(call.targets) is not None for call in calls)
-    merged_call = merged_loss(calls, rows_of, first_step=first_step) if in_parts else None
-    return calls if merged_call is None else [merged_call]

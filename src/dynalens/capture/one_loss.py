@@ -105,11 +105,18 @@ class OneLoss:
         self.choice = [] if call is None else [call]
         return call
 
-    def of_numbers(self, losses: StepLosses, rows_of: RowsOf) -> list[LossCall]:
+    def numbers_of_step(self, losses: StepLosses, rows_of: RowsOf, *, first_step: bool) -> list[LossCall]:
         """Return the losses of numbers that a step may be recorded by; none if its parts are not those of one loss.
 
-        A second look of the same network is left out. Numbers of several networks may stand side by side.
+        A second look of the same network is left out, and parts of the batch are joined. Numbers of several networks
+        may stand side by side. Of several heads with the same targets, it is the loss of the main one.
         """
+        calls = self._of_main_head(self._trained_numbers(losses, rows_of), first_step=first_step)
+        are_parts = len(calls) > 1 and all(rows_of(call.targets) is not None for call in calls)
+        merged_call = merged_loss(calls, rows_of, first_step=first_step) if are_parts else None
+        return calls if merged_call is None else [merged_call]
+
+    def _trained_numbers(self, losses: StepLosses, rows_of: RowsOf) -> list[LossCall]:
         calls, later_calls = losses.trained_calls, losses.later_calls
         if not later_calls:
             return calls
@@ -122,11 +129,7 @@ class OneLoss:
             return calls
         return all_calls if losses.are_of_one_update(all_calls) else []
 
-    def main_of_numbers(self, calls: list[LossCall], *, first_step: bool) -> list[LossCall]:
-        """Return the loss of the main head, if losses of numbers have the same targets.
-
-        Otherwise the same calls again.
-        """
+    def _of_main_head(self, calls: list[LossCall], *, first_step: bool) -> list[LossCall]:
         if len(calls) < 2 or not (first_step or self._has_main):
             return calls
         call, self._reason = self._loss_of_head(calls, first_step=first_step)

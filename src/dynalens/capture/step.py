@@ -7,16 +7,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from dynalens.capture.advice import ANOTHER_NETWORK, REMEDY, not_one_loss
-from dynalens.capture.batch import CaptureError, holds, labels_beside, summary
+from dynalens.capture.batch import CaptureError, labels_beside, summary
 from dynalens.capture.capture_argument import Capture, NamedLayer, function_of, layer_name_of
 from dynalens.capture.dense import DenseTargets
+from dynalens.capture.entries import leaves
 from dynalens.capture.graph import Node
 from dynalens.capture.graph_loss import ObservedLoss, in_words
 from dynalens.capture.label_rows import SeveralLabels, log_odds, mark_ignored, with_ignored
 from dynalens.capture.loss_inputs import warn_of_probabilities
 from dynalens.capture.loss_tap import BINARY, NUMBERS_TAP, PROBABILITIES, TAP, DirectImports, LossCall
 from dynalens.capture.losses import StepLosses, calls_in_words, in_few_words, reach
-from dynalens.capture.merging import RowsOf, check_returned, merged_parts
+from dynalens.capture.merging import RowsOf, check_returned
 from dynalens.capture.one_loss import Choose, OneLoss
 from dynalens.capture.parameters import KnownNetwork
 from dynalens.capture.presentation import Presentation, nodes_of_logits, presentation_of_units, source_of_loss
@@ -332,10 +333,7 @@ class StepCapture:
         """
         if self.observes or (self._is_resolved and not self._targets.is_known):
             return None
-        is_first = not self._is_resolved
-        losses = self._one_loss.of_numbers(self._of_numbers, rows_of)
-        losses = self._one_loss.main_of_numbers(losses, first_step=is_first)
-        losses = merged_parts(losses, rows_of, first_step=is_first)
+        losses = self._one_loss.numbers_of_step(self._of_numbers, rows_of, first_step=not self._is_resolved)
         result = self._targets.presentation_of(
             losses, outputs, samples, rows_of, probabilities=self._observed_loss.activations
         )
@@ -384,8 +382,9 @@ class StepCapture:
 
     def _look_for_classes(self, targets: Tensor, batch: Any) -> None:
         """Note whether targets that the step made itself ever differ from 0; if they never do, they are not classes."""
-        if self._labels_in_batch or holds(batch, targets):
-            self._labels_in_batch = True
+        if not self._labels_in_batch:
+            self._labels_in_batch = any(leaf is targets or leaf is targets._base for _, leaf in leaves(batch))
+        if self._labels_in_batch:
             return
         above_0 = (targets != 0).any()
         self._class_above_0 = above_0 if self._class_above_0 is None else self._class_above_0 | above_0
