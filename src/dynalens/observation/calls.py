@@ -28,7 +28,7 @@ def captured_calls(model: nn.Module, observe: Callable[[nn.Module, Any, Any], No
             def call(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
                 observe(module, (args, kwargs), output)
 
-            hooks.callback(module.register_forward_hook(call, with_kwargs=True).remove)
+            hooks.enter_context(module.register_forward_hook(call, with_kwargs=True))
         yield
 
 

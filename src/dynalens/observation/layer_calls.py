@@ -100,11 +100,8 @@ def layer_calls(
         layer_input = args[0] if args else next(iter(kwargs.values()), None)
         calls.add(LayerCall(reduce(output) if is_tensor else output, edge, mark(layer_input) if is_eager else None))
 
-    handle = layer.register_forward_hook(keep, with_kwargs=True)
-    try:
+    with layer.register_forward_hook(keep, with_kwargs=True):
         yield calls
-    finally:
-        handle.remove()
 
 
 def _nearest(calls: list[LayerCall], nodes: Iterable[Node]) -> list[LayerCall]:

@@ -53,11 +53,8 @@ def captured_output(layer: nn.Module) -> Iterator[Capturing]:
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
         capture._values = [*(value for value in capture._values if _has_graph(value)), output]
 
-    handle = layer.register_forward_hook(keep)
-    try:
+    with layer.register_forward_hook(keep):
         yield capture
-    finally:
-        handle.remove()
 
 
 def _has_graph(value: Any) -> bool:
@@ -75,11 +72,8 @@ def replaced_output(layer: nn.Module, value: Tensor) -> Iterator[None]:
         ...     layer(torch.zeros(1, 2, 2))
         tensor([1.])
     """
-    handle = layer.register_forward_hook(lambda _module, _args, _output: value)
-    try:
+    with layer.register_forward_hook(lambda _module, _args, _output: value):
         yield
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -96,7 +90,7 @@ def captured_outputs(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Te
                 if isinstance(output, Tensor):
                     outputs.append((name, module, output))
 
-            hooks.callback(module.register_forward_hook(note).remove)
+            hooks.enter_context(module.register_forward_hook(note))
         yield outputs
 
 
