@@ -48,7 +48,7 @@ class NamedLayer:
     def __init__(self, name: str) -> None:
         self.name = name
         self._step = ExitStack()
-        self._calls: LayerCalls | None = None
+        self._calls = LayerCalls()
         self._losses: list[Node] = []
         self._has_gradients = False
 
@@ -64,7 +64,7 @@ class NamedLayer:
     def close(self) -> None:
         """The step has ended."""
         self._step.close()
-        self._calls = None
+        self._calls = LayerCalls()
 
     def output(self) -> Any:
         """Return what the layer gave in this step; None if a step after the first one trains something else.
@@ -73,7 +73,6 @@ class NamedLayer:
             CaptureError: If several calls of the layer lead to the loss.
             RuntimeError: If the layer did not run in the first step, or gave no tensor.
         """
-        assert self._calls is not None
         if self._has_gradients and not self._calls.have_gradients:
             return None
         calls = self._calls.leading_to(self._losses)

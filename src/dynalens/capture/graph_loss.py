@@ -23,6 +23,7 @@ from dynalens.capture.parameters import are_of_one_network, weights_before, weig
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import NOT_A_CLASS
 
+_NO_GRAPH = LossGraph(torch.empty(0), [], [], [], [])
 _NEITHER = 0.5
 """Stands for the labels of rows in which the loss used other labels than the batch has."""
 
@@ -49,7 +50,7 @@ class ObservedLoss:
         """Number of losses in this step that were computed from probabilities."""
         self.has_another = False
         """Whether another network trains on the labels of torch's losses in this step."""
-        self._graph: LossGraph | None = None
+        self._graph = _NO_GRAPH
         self._pull: Tensor | None = None
         self._masked: MaskedRows | None = None
         self._known_kinds: list[tuple[torch.Size, torch.dtype]] | None = None
@@ -62,7 +63,7 @@ class ObservedLoss:
     @property
     def activations(self) -> list[Activation]:
         """The activations between the network and the step's loss."""
-        return self._graph.activations if self._graph else []
+        return self._graph.activations
 
     def look(self, loss: Tensor, inputs: Mapping[Node, Tensor]) -> None:
         """Look at a loss before its backward pass; ``inputs`` are the inputs of activations that were seen."""
@@ -77,10 +78,10 @@ class ObservedLoss:
 
     def look_again(self, loss: Tensor, inputs: Mapping[Node, Tensor]) -> None:
         """Look at the loss of a later pass. It counts as another one if another network trains on the same labels."""
-        first_graph, graph = self._graph, look_behind(loss, inputs)
-        if first_graph is None or not graph.activations or are_of_one_network([first_graph.loss, loss]):
+        graph = look_behind(loss, inputs)
+        if not (self.activations and graph.activations) or are_of_one_network([self._graph.loss, loss]):
             return
-        pairs = itertools.product(first_graph.constants, graph.constants)
+        pairs = itertools.product(self._graph.constants, graph.constants)
         if any(_are_one_index(*pair, waits=self._known_kinds is None) for pair in pairs):
             self.passes = 2
 
@@ -104,7 +105,7 @@ class ObservedLoss:
         """Drop the step's graph."""
         if self._masked is not None:
             self._masked.close()
-        self._graph = self._pull = self._masked = None
+        self._graph, self._pull, self._masked = _NO_GRAPH, None, None
         self.passes, self.has_another = 0, False
 
     def followed_constant(self, rows_of: RowsOf) -> Tensor | None:
@@ -112,8 +113,7 @@ class ObservedLoss:
 
         It is None if there is none.
         """
-        constants = self._graph.constants if self._graph else []
-        return next((constant for constant in constants if rows_of(constant) is not None), None)
+        return next((constant for constant in self._graph.constants if rows_of(constant) is not None), None)
 
     def several_labels(self, samples: Any, rows_of: RowsOf) -> tuple[Tensor, Tensor, Tensor] | None:
         """Return logits (N, K), labels (N, K) and the step's own labels, if the loss has a sigmoid for each label.
@@ -127,8 +127,7 @@ class ObservedLoss:
         Raises:
             CaptureError: If it cannot be told whether a sigmoid stands for a label or for its absence.
         """
-        assert self._graph is not None
-        (activation,) = self._graph.activations
+        (activation,) = self.activations
         logits, selection = activation.logits, self.followed_constant(rows_of)
         if activation.name not in SIGMOID or logits.ndim != 2 or logits.shape[1] < 2:
             return None
@@ -191,8 +190,7 @@ class ObservedLoss:
         Raises:
             CaptureError: If the loss was not computed with these labels, as far as can be seen.
         """
-        assert self._graph is not None
-        (activation,) = self._graph.activations
+        (activation,) = self.activations
         labels, logits = labels.flatten(), activation.logits
         classes = logits.shape[1] if logits.ndim == 2 else 1
         if len(labels) * classes != logits.numel():
@@ -208,7 +206,6 @@ class ObservedLoss:
         return -logits if self._turned else logits, torch.where(agrees, labels, NOT_A_CLASS)
 
     def _begin(self, labels: Tensor, classes: int) -> None:
-        assert self._graph is not None
         self._levels = [FixedLevels() for _ in range(len(self._graph.constants) + 1)]
         labels = self._classes(labels, classes)
         constants = zip(self._graph.constants, self._levels, strict=False)  # the last levels are the labels'
@@ -235,7 +232,6 @@ class ObservedLoss:
         return self._levels[-1].binary(labels) if classes == 1 else labels.long()
 
     def _kinds(self) -> list[tuple[torch.Size, torch.dtype]]:
-        assert self._graph is not None
         return [(constant.shape[1:], constant.dtype) for constant in self._graph.constants]
 
     def _disagreement(self, activation: Activation) -> CaptureError:
