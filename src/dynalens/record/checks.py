@@ -20,9 +20,11 @@ _FEW_EPOCHS = 1000
 _CLASSES = ("label", "predicted", "candidate")
 _COUNTS = ("presentations", "forgetting_events")
 _EPOCHS = ("first_learned", "last_forgotten")
-_UNITS = {"unit": "iu", "unit_margin": "f", "mean_margin": "f"}
-_SOME_UNITS = {"unit_forgetting_events": "iu", "unit_columns": "iu", "unit_label": "iu"}
-"""Kinds of the numbers that samples with several units have, and of those that some kinds of units have."""
+_UNITS = ("unit", "unit_margin", "mean_margin")
+"""What samples with several units have."""
+_INTEGERS = (*_CLASSES, *_COUNTS, "unit", "unit_forgetting_events", "unit_columns", "unit_label")
+_MATRICES = {"mean_probabilities": 2, "unit_margins": 2, "unit_residuals": 1, "unit_targets": 1}
+"""What has a column for each class, label or target, and the fewest of these."""
 _TARGETS = ("target", "prediction", "residual", "absolute_residual", "tolerance", "unit_residuals")
 """What a regression has."""
 _FRACTIONS = (
@@ -44,8 +46,9 @@ def check_statistics(arrays: Mapping[str, Array]) -> None:
     required_names = {name for name, is_required in required_by_name.items() if is_required}
     check_names(arrays, required_names, required_by_name)
     num_samples = len(np.atleast_1d(arrays["label"]))
-    for name in required_names:
-        _check_kind(name, arrays[name], num_samples)
+    for name, values in arrays.items():
+        if name != "unit_given":
+            _check_kind(name, values, num_samples)
     for name in _CLASSES:
         check_range(name, arrays[name], -1, MOST_CLASSES)
     for name in _COUNTS:
@@ -56,16 +59,7 @@ def check_statistics(arrays: Mapping[str, Array]) -> None:
     for name in _EPOCHS:
         check_range(name, np.nan_to_num(arrays[name], nan=0), 0, MOST_EPOCHS)
     _check_finite(arrays)
-    if "expected_entropy" in arrays:
-        _check_kind("expected_entropy", arrays["expected_entropy"], num_samples)
-    _check_units(arrays, num_samples)
-    for name, min_columns in (
-        ("mean_probabilities", 2),
-        ("unit_margins", 2),
-        ("unit_residuals", 1),
-        ("unit_targets", 1),
-    ):
-        _check_each_class(name, arrays.get(name), num_samples, min_columns)
+    _check_units(arrays)
     _check_given(arrays)
     _check_ranges(arrays)
     _check_agreement(arrays)
@@ -142,31 +136,18 @@ def is_texts(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
-def _check_units(arrays: Mapping[str, Array], num_samples: int) -> None:
-    unit_names = _UNITS.keys() & arrays.keys()
-    if unit_names and unit_names != _UNITS.keys():
-        raise ValueError(f"no {', '.join(sorted(_UNITS.keys() - unit_names))}")
-    for name in unit_names:
-        _check_kind(name, arrays[name], num_samples, _UNITS[name])
-    if unit_names:
-        for name in _SOME_UNITS.keys() & arrays.keys():
-            _check_kind(name, arrays[name], num_samples, _SOME_UNITS[name])
+def _check_units(arrays: Mapping[str, Array]) -> None:
+    for names, further_names in ((_UNITS, ()), (_TARGETS, ("unit",))):
+        missing_names = {*names, *further_names} - arrays.keys()
+        if missing_names and not arrays.keys().isdisjoint(names):
+            raise ValueError(f"no {', '.join(sorted(missing_names))}")
+    if "unit" in arrays:
         check_range("unit", arrays["unit"], -1, 2**31)
         _check_finite(arrays, ("unit_margin",))
-    _check_targets(arrays, num_samples)
-
-
-def _check_targets(arrays: Mapping[str, Array], num_samples: int) -> None:
-    present_names = set(_TARGETS) & arrays.keys()
-    if not present_names:
-        return
-    if present_names != set(_TARGETS) or "unit" not in arrays:
-        raise ValueError(f"no {', '.join(sorted({*_TARGETS, 'unit'} - arrays.keys()))}")
-    for name in _TARGETS[:-1]:
-        _check_kind(name, arrays[name], num_samples, "f")
-    _check_finite(arrays, _TARGETS[:-1])
-    if "unit_targets" in arrays and arrays["unit_targets"].shape != arrays["unit_residuals"].shape:
-        raise ValueError(f"unit_targets of shape {arrays['unit_targets'].shape} for unit_residuals of another one")
+    if "target" in arrays:
+        _check_finite(arrays, _TARGETS[:-1])
+        if "unit_targets" in arrays and arrays["unit_targets"].shape != arrays["unit_residuals"].shape:
+            raise ValueError(f"unit_targets of shape {arrays['unit_targets'].shape} for unit_residuals of another one")
 
 
 def _check_given(arrays: Mapping[str, Array]) -> None:
@@ -180,20 +161,14 @@ def _check_given(arrays: Mapping[str, Array]) -> None:
     check_range("unit_given", unit_given.ravel(), -1, 2)
 
 
-def _check_each_class(name: str, values: Array | None, num_samples: int, min_columns: int) -> None:
-    if values is None:
-        return
-    if values.ndim != 2 or len(values) != num_samples or not min_columns <= values.shape[1] <= MOST_CLASSES:
+def _check_kind(name: str, values: Array, num_samples: int) -> None:
+    if name in _MATRICES:
+        has_form = values.ndim == 2 and _MATRICES[name] <= values.shape[1] <= MOST_CLASSES
+    else:
+        has_form = values.ndim == 1
+    if not has_form or len(values) != num_samples:
         raise ValueError(f"{name} of shape {values.shape} for {num_samples} samples")
-    if values.dtype.kind != "f":
-        raise ValueError(f"{name} of {values.dtype}")
-
-
-def _check_kind(name: str, values: Array, num_samples: int, kinds: str = "") -> None:
-    kinds = kinds or ("b" if name == "learned" else "iu" if name in _CLASSES + _COUNTS else "f")
-    if values.shape != (num_samples,):
-        raise ValueError(f"{name} of shape {values.shape} for {num_samples} samples")
-    if values.dtype.kind not in kinds:
+    if values.dtype.kind not in ("b" if name == "learned" else "iu" if name in _INTEGERS else "f"):
         raise ValueError(f"{name} of {values.dtype}")
 
 
