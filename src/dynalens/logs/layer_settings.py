@@ -34,7 +34,7 @@ class LayerSettings:
         if unknown_names:
             raise ValueError(
                 f"Expected `maximise_args` to be among {', '.join(_MAXIMISE_ARGS)}, got {', '.join(unknown_names)}. "
-                "See `maximise_activation`."
+                "Pass arguments of `maximise_activation`."
             )
         if self.maximise is not None:
             check_choice("maximise", self.maximise, ("classes", "channels"))

@@ -364,7 +364,7 @@ class Record:
         has_doubts, self._has_warned = bool(self.doubts()) and not self._has_warned, True
         if not any_flagged or has_doubts:
             reason = "The flags are doubtful." if any_flagged else f"No label is flagged: {consequence}."
-            command = f"`dynalens audit RUN{audit_options(self.statistics, self.folder)}`"
+            command = f"`dynalens audit {self.folder or 'RUN'}{audit_options(self.statistics, self.folder)}`"
             advice, rate = f"Look at the first of `suspects()`, and audit 100 samples: {command}.", self.noise_rate()
             causes = [f"The estimated noise rate is {rate.in_words()}.", *rate.doubts]
             warn("\n  ".join([f"{reason} {advice}", *causes]))
