@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynalens.dynamics import IGNORED, NOT_A_CLASS, SampleStatistics, TrainingDynamics, presentation_rows
 from dynalens.dynamics.passes import PARTS, _by_class, _by_sample
-from dynalens.dynamics.rows import PendingRows, _presentation_rows, in_turn
+from dynalens.dynamics.step_rows import PendingRows, _presentation_rows, in_turn
 
 K = 3
 # Few values, so that ties (wrong by definition) and large probabilities both occur often.

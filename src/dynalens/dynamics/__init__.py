@@ -1,6 +1,6 @@
 """The per-sample record of a training run: what is counted and summed, and nothing of loaders or files.
 
-The step writes one small row for each presentation and never waits for the device (`rows`); all else happens once,
+The step writes one small row for each presentation and never waits for the device (`step_rows`); all else happens once,
 at the epoch's end, on the CPU: `tracker` checks the rows, `fold` adds them to the record, `statistics` is what is
 read from it.
 """
@@ -15,7 +15,7 @@ from dynalens.dynamics.weighting import epoch_weight
 if TYPE_CHECKING:
     from dynalens.dynamics.gradient_noise import GradientNoise
     from dynalens.dynamics.probabilities import probability_room
-    from dynalens.dynamics.rows import IGNORED, NOT_A_CLASS, ROWS, TARGET, presentation_rows
+    from dynalens.dynamics.step_rows import IGNORED, NOT_A_CLASS, ROWS, TARGET, presentation_rows
     from dynalens.dynamics.tracker import VERSION, TrainingDynamics
     from dynalens.dynamics.units import given_units
 else:
@@ -23,7 +23,7 @@ else:
         __name__,
         gradient_noise="GradientNoise",
         probabilities="probability_room",
-        rows="IGNORED NOT_A_CLASS ROWS TARGET presentation_rows",
+        step_rows="IGNORED NOT_A_CLASS ROWS TARGET presentation_rows",
         tracker="VERSION TrainingDynamics",
         units="given_units",
     )

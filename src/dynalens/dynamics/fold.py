@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from dynalens.dynamics.rows import EL2N, LOG_P, MARGIN, PREDICTED, ROWS, TARGET
 from dynalens.dynamics.statistics import Array, SampleStatistics
+from dynalens.dynamics.step_rows import EL2N, LOG_P, MARGIN, PREDICTED, ROWS, TARGET
 from dynalens.dynamics.uncertainty import entropies
 from dynalens.dynamics.units import add_units, kind_of, read_units
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dynalens.dynamics.rows import CERTAIN, EL2N, LOG_OTHER, LOG_P, MARGIN, PREDICTED, ROWS, TARGET
 from dynalens.dynamics.statistics import Array
+from dynalens.dynamics.step_rows import CERTAIN, EL2N, LOG_OTHER, LOG_P, MARGIN, PREDICTED, ROWS, TARGET
 from dynalens.dynamics.tolerance import default_tolerance, distances_to_median, for_each_target
 from dynalens.units import POSITION, SUMMARY, TARGETS, UnitKind
 from dynalens.units.kinds import MEAN_MARGIN, RIGHT

@@ -11,7 +11,8 @@ from dynalens.dynamics.dense import EARLIER_DOUBT, LATER
 from dynalens.dynamics.fold import classes_of, empty_state, fold, read_statistics, with_entropy
 from dynalens.dynamics.passes import HostBlock
 from dynalens.dynamics.probabilities import check_probabilities, probability_room
-from dynalens.dynamics.rows import (
+from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
+from dynalens.dynamics.step_rows import (
     CERTAIN,
     EL2N,
     LOG_OTHER,
@@ -24,7 +25,6 @@ from dynalens.dynamics.rows import (
     TARGET,
     PendingRows,
 )
-from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
 from dynalens.dynamics.targets import TOLERANCE, mean_errors, residuals, rows_within_tolerance
 from dynalens.dynamics.tolerance import checked_tolerance, for_each_target
 from dynalens.dynamics.units import changed_units, empty_units, kind_of
