@@ -24,8 +24,8 @@ def _share(fraction: float) -> str:
 
 
 def _end(name: str) -> str:
-    """Return the end of a name that is too long for its column: paths in one folder differ there."""
-    return name if len(name) <= _WIDTH else f"...{name[3 - _WIDTH :]}"
+    """Return the end of a path that is too long for its column: paths in one folder differ there."""
+    return name if len(name) <= _WIDTH or not {"/", "\\"} & {*name} else f"...{name[3 - _WIDTH :]}"
 
 
 _IN_WORDS: dict[str, Callable[[Any], str]] = {

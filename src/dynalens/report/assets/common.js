@@ -166,10 +166,11 @@ function seen(sample, alt) {
 }
 
 // The file's own name first, with its end, in so many letters: long paths, and names of a camera, often differ there only.
+// A name without an ending, such as a sentence, is cut by its line.
 function fileName(path, letters = 26) {
   const cut = Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\"));
   const name = path.slice(cut + 1), end = Math.ceil(0.6 * letters);
-  const short = name.length > letters ? `${name.slice(0, letters - end - 1)}\u2026${name.slice(-end)}` : name;
+  const short = name.length > letters && /\.\w+$/.test(name) ? `${name.slice(0, letters - end - 1)}\u2026${name.slice(-end)}` : name;
   return cut < 0 ? short : `${short} \u2013 ${path.slice(0, cut)}`;
 }
 
