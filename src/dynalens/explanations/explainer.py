@@ -90,7 +90,7 @@ class Explainer:
     strict: bool = False
     robustness: Sequence[str] = ()
     unit: ExplainedUnit | None = field(default=None, init=False)
-    task: Task = field(default=Task(), init=False)
+    task: Task = field(default_factory=Task, init=False)
 
     def take(self, task: Task) -> None:
         """Take what is known of the model's outputs and inputs. A regression has no metrics of classes."""

@@ -51,7 +51,7 @@ class ExplanationResult:
     faithfulness: dict[str, Faithfulness]
     ids: Sequence[int | str] | None = None
     table: bool = False
-    task: Task = field(default=Task())
+    task: Task = field(default_factory=Task)
     is_given: Tensor | None = None
     units: Sequence[str] = ()
     places: Sequence[int] = ()

@@ -1,6 +1,7 @@
 """The samples that an attribution monitor explains: select them and take them from the batches as they pass."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,13 +54,8 @@ class ExplainedSamples:
 
     Attributes:
         observer: Learns where a batch holds images and labels.
-        multi_label: Whether samples, or their pixels, have several labels, each with a logit of its own.
-        numbers: Whether the labels are targets of a regression, so that outputs are explained.
-        outputs: Number of outputs of a regression per sample; None if it is not known.
         dense: Whether each token or pixel has a class. Which of them is explained is then chosen together with the
             explanation.
-        shift: Number of positions by which the logits for a token come earlier than the token.
-        padding: The token that pads sequences; None if it is not known.
     """
 
     def __init__(self, settings: SampleSettings, check: Callable[[Tensor], None]) -> None:
@@ -70,14 +66,11 @@ class ExplainedSamples:
         self._suspects: SampleCollector | None = None
         self._number, self._inputs, self._check = settings.num_samples, settings.inputs, check
         self.suspects_readable, self._has_told = True, False
-        self.multi_label = self.numbers = self.dense = False
-        self.shift, self._asks_padding = 0, True
-        self.outputs: int | None = None
-        self.padding: int | None = None
+        self._task, self.dense, self._asks_padding = Task(), False, True
         self._unit_labels: dict[int | str, Tensor] = {}
         self._regions = Regions(settings.masks)
         if self._given_samples is not None:
-            self.multi_label = have_several(self._given_samples[1])
+            self._task.independent = have_several(self._given_samples[1])
             if isinstance(settings.masks, Tensor):
                 masks = masks_for(settings.masks, self._given_samples[0])
                 self._regions.masks = dict(zip(content_ids(self._given_samples[0]), masks, strict=True))
@@ -108,10 +101,7 @@ class ExplainedSamples:
     @property
     def task(self) -> Task:
         """What is known of the network's outputs and inputs."""
-        return Task(
-            self.multi_label, self.numbers, self.outputs, self.shift, self.padding, self.observer.network,
-            self.observer.layout.form,
-        )  # fmt: skip
+        return replace(self._task, network=self.observer.network, form=self.observer.layout.form)
 
     def readable(self, batch: Any, dataset: Any) -> Any:
         """Return the batch without the index that ``IndexedDataset`` added after the label."""
@@ -147,8 +137,8 @@ class ExplainedSamples:
                 known.
         """
         self.observer.finish(units)
-        self.outputs = self.observer.num_targets or self.outputs
-        self.numbers |= self.outputs is not None
+        self._task.outputs = self.observer.num_targets or self._task.outputs
+        self._task.numbers |= self._task.outputs is not None
         copied_step, self._batch = self._batch, None
         if self._given_samples is None:
             self._tell_changes()
@@ -199,7 +189,7 @@ class ExplainedSamples:
     def every_epoch(self) -> Passed | None:
         """Return the samples that are explained in every epoch; None if none has passed yet."""
         if self._collector_by_id is not None:
-            samples = self._collector_by_id.result(padding=self.padding)
+            samples = self._collector_by_id.result(padding=self._task.padding)
             missing_ids = [
                 sample_id
                 for sample_id in self._collector_by_id.wanted_ids
@@ -229,11 +219,11 @@ class ExplainedSamples:
             limit: Largest number of suspects to return.
             units: With several labels, the doubtful label of each suspect.
         """
-        samples_so_far = self._suspects.result(limit, self.padding) if self._suspects is not None else None
-        if samples_so_far is not None and units and not self.dense and (self.multi_label or self.numbers):
+        samples_so_far = self._suspects.result(limit, self._task.padding) if self._suspects is not None else None
+        if samples_so_far is not None and units and not self.dense and (self._task.independent or self._task.numbers):
             labels = torch.tensor([units[sample][0] if sample in units else -1 for sample in samples_so_far[0]])
             # A single output is the second one of the two classes 0 and z.
-            labels = samples_so_far[2].cpu() if self.numbers and bool(samples_so_far[2].all()) else labels
+            labels = samples_so_far[2].cpu() if self._task.numbers and bool(samples_so_far[2].all()) else labels
             samples_so_far = samples_so_far[0], samples_so_far[1], labels.to(samples_so_far[2].device)
         samples = _of_classes(samples_so_far)
         return None if samples is None or samples[0] is None else (samples[0], samples[1], samples[2])
@@ -243,12 +233,12 @@ class ExplainedSamples:
         return {
             "kept": self._selected_samples,
             "kept_ids": self._selected_ids,
-            "several": self.multi_label,
-            "numbers": self.numbers,
-            "outputs": self.outputs,
+            "several": self._task.independent,
+            "numbers": self._task.numbers,
+            "outputs": self._task.outputs,
             "dense": self.dense,
-            "shift": self.shift,
-            "padding": self.padding,
+            "shift": self._task.shift,
+            "padding": self._task.padding,
             "unit_labels": self._unit_labels,
             "masks": dict(self._regions.masks),
             "chosen": self._collector_by_id.result() if self._collector_by_id is not None else None,
@@ -257,12 +247,12 @@ class ExplainedSamples:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with the samples of a checkpoint."""
         self._selected_samples, self._selected_ids = state["kept"], state.get("kept_ids", [])
-        self.multi_label |= state.get("several", False)
-        self.numbers |= state.get("numbers", False)
-        self.outputs = self.outputs or state.get("outputs")
+        self._task.independent |= state.get("several", False)
+        self._task.numbers |= state.get("numbers", False)
+        self._task.outputs = self._task.outputs or state.get("outputs")
         self.dense |= state.get("dense", False)
-        self.shift = self.shift or state.get("shift", 0)
-        self.padding = state.get("padding")
+        self._task.shift = self._task.shift or state.get("shift", 0)
+        self._task.padding = state.get("padding")
         self._unit_labels = dict(state.get("unit_labels", {}))
         if self._selected_samples is not None and not self._selected_ids:  # of a version that kept none
             self._selected_ids = content_ids(self._selected_samples[0])
@@ -306,13 +296,13 @@ class ExplainedSamples:
         images, labels = images_and_labels(batch, self._inputs, self.observer.layout)
         if self._inputs == "auto":
             self.dense |= self.observer.layout.dense
-            self.multi_label |= self.dense and self.observer.layout.units.multi_label
-            self.shift = self.shift or self.observer.layout.shift
-            if self._asks_padding and self.padding is None:  # once an epoch, as it waits for the device
-                self._asks_padding, self.padding = False, padding_of(batch, self.observer.layout.inputs)
+            self._task.independent |= self.dense and self.observer.layout.units.multi_label
+            self._task.shift = self._task.shift or self.observer.layout.shift
+            if self._asks_padding and self._task.padding is None:  # once an epoch, as it waits for the device
+                self._asks_padding, self._task.padding = False, padding_of(batch, self.observer.layout.inputs)
         if classes and not self.dense:
-            self.multi_label |= have_several(labels) and not self.numbers
-            if not self.numbers:
+            self._task.independent |= have_several(labels) and not self._task.numbers
+            if not self._task.numbers:
                 self._check_classes(images, labels)
         self._check(images)
         return images, labels
@@ -320,13 +310,13 @@ class ExplainedSamples:
     def _classes(self, labels: Tensor) -> Tensor:
         if self.dense:
             is_ignored = labels == self.observer.layout.ignore_index
-            if self.shift:  # nothing predicts the first token
-                is_ignored |= torch.arange(labels.shape[1], device=labels.device) < self.shift
+            if self._task.shift:  # nothing predicts the first token
+                is_ignored |= torch.arange(labels.shape[1], device=labels.device) < self._task.shift
             return labels.masked_fill(is_ignored, IGNORED)
-        if self.numbers:  # explain the first output; a single output z is class 1 of the logits (0, z)
-            outputs = self.outputs or labels.shape[1:].numel()  # labels may have columns that are not trained on
+        if self._task.numbers:  # explain the first output; a single output z is class 1 of the logits (0, z)
+            outputs = self._task.outputs or labels.shape[1:].numel()  # labels may have columns that are not trained on
             return labels.new_full(labels.shape[:1], int(outputs == 1), dtype=torch.int64)
-        if self.multi_label and labels.ndim == 2:
+        if self._task.independent and labels.ndim == 2:
             return first_labels(labels)
         layout = self.observer.layout
         classes = class_labels(labels, loss=layout.loss, ignore_index=layout.ignore_index)
@@ -339,7 +329,7 @@ class ExplainedSamples:
 
     def _class_of_first_unit(self, labels: Tensor) -> int:
         """Return the class of the unit of a sample that is explained in every epoch; negative if there is none."""
-        return first_unit(labels, multi_label=self.multi_label).label if (labels >= 0).any() else IGNORED
+        return first_unit(labels, multi_label=self._task.independent).label if (labels >= 0).any() else IGNORED
 
     def _check_classes(self, images: Tensor, labels: Tensor) -> None:
         layout = self.observer.layout

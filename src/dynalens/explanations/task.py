@@ -1,11 +1,12 @@
 """What a network is given and what its outputs mean, as training steps showed it."""
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from dynalens.capture import Network, View
 
 
-class Task(NamedTuple):
+@dataclass
+class Task:
     """What is known of the task that a network is trained on.
 
     Attributes:
@@ -27,7 +28,7 @@ class Task(NamedTuple):
     outputs: int | None = None
     shift: int = 0
     padding: int | None = None
-    network: Network = Network()
+    network: Network = field(default_factory=Network)
     form: View | None = None
 
     @property
