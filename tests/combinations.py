@@ -176,7 +176,7 @@ def smoothing(z: Tensor, y: Tensor) -> Tensor:
 
 
 def by_hand(z: Tensor, y: Tensor) -> Tensor:
-    p = torch.sigmoid(z.float()).flatten()
+    p, y = torch.sigmoid(z.float()).squeeze(), y.squeeze()  # of no dimension, for a batch of one
     return -(y * p.log() + (1 - y) * (1 - p).log()).mean()
 
 

@@ -331,3 +331,24 @@ def test_a_loss_that_begins_within_the_first_steps_is_an_error(tmp_path: Path, b
 
     with pytest.raises(CaptureError, match=r"Expected one classification loss|first steps to be classes"):
         fit(tmp_path, TrainingDynamicsMonitor(history=False), model=Early(), data=loader, max_epochs=1)
+
+
+class WithoutLabelsOnce(Classifier):
+    """One step of the second epoch has a loss of probabilities that uses no labels."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        log_p = logits.log_softmax(1)
+        return -(log_p * F.one_hot(y, K)).sum(1).mean()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if (self.current_epoch, batch_idx) == (1, 1):
+            return -self(batch[0] / N).log_softmax(1).mean()
+        return super().training_step(batch, batch_idx)
+
+
+def test_steps_after_one_whose_loss_uses_no_labels_are_recorded(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    with pytest.warns(UserWarning, match="Expected a loss of the batch's labels"):
+        module = fit(tmp_path, monitor, model=WithoutLabelsOnce())
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+    assert monitor.record.meta.incomplete_epochs == [1]

@@ -430,6 +430,12 @@ def by_hand(z: Tensor, y: Tensor) -> Tensor:
     return -(y * p.log() + (1 - y) * (1 - p).log()).mean()
 
 
+def squeezed(z: Tensor, y: Tensor) -> Tensor:
+    """As by hand, but of numbers instead of vectors for a batch of one, and times a constant that is a tensor."""
+    p, y = torch.sigmoid(z).squeeze(), y.squeeze()
+    return -torch.tensor(0.5) * (y * p.log() + (1 - y) * (1 - p).log()).mean()
+
+
 def of_class_0(z: Tensor, y: Tensor) -> Tensor:
     return by_hand(z, 1 - y)
 
@@ -439,6 +445,7 @@ BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nn.BCELoss": lambda z, y: nn.BCELoss()(nn.Sigmoid()(z), y.view(-1, 1).float()),
     "smoothed": lambda z, y: F.binary_cross_entropy(torch.sigmoid(z).flatten(), 0.9 * y.float() + 0.05),
     "by hand": by_hand,
+    "by hand, squeezed": squeezed,
     "focal": lambda z, y: (by_hand(z, y) * torch.where(y > 0, 1 - z.sigmoid().flatten(), z.sigmoid().flatten())).mean(),
     "logsigmoid": lambda z, y: -(y * F.logsigmoid(z).flatten() + (1 - y) * F.logsigmoid(-z).flatten()).mean(),
     "logsigmoid, turned": lambda z, y: -((1 - y) * F.logsigmoid(-z)[:, 0] + y * F.logsigmoid(z)[:, 0]).mean(),

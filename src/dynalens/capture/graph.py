@@ -226,13 +226,13 @@ def look_behind(loss: Tensor, inputs: Mapping[Node, Tensor]) -> LossGraph:
             autograd has saved.
     """
     activations: dict[Any, Activation] = {}
-    constants: list[Tensor] = []
+    others: list[Node] = []
     nodes: list[Node] = []
     limits: list[Limit] = []
     for node in _nodes_of_loss(loss):
         if node.name() not in ACTIVATIONS:
             limits += [_limit(node)] if node.name().startswith(LIMIT) else []
-            constants += _constants(node)
+            others.append(node)
             continue
         logits = inputs.get(node)
         logits = _logits_of(node) if logits is None else logits
@@ -243,6 +243,10 @@ def look_behind(loss: Tensor, inputs: Mapping[Node, Tensor]) -> LossGraph:
                 activations[source] = Activation(
                     (-logits if is_negated else logits).detach(), node.name(), node, is_negated
                 )
+    of_one_row = all(activation.logits.numel() == 1 for activation in activations.values())
+    constants = [constant for node in others for constant in _constants(node)]
+    if of_one_row and not constants:  # a batch of one that was squeezed
+        constants = [constant for node in others for constant in _constants(node, may_be_number=True)]
     return LossGraph(loss, list(activations.values()), constants, nodes, limits)
 
 
@@ -344,12 +348,13 @@ def _limit(node: Node) -> Limit:
     return Limit(node._saved_self.detach(), getattr(node, "_saved_min", None), getattr(node, "_saved_max", None))
 
 
-def _constants(node: Node) -> Iterator[Tensor]:
+def _constants(node: Node, *, may_be_number: bool = False) -> Iterator[Tensor]:
     for name in _SAVED:
         constant = getattr(node, name, None)
         if name == "_saved_indices":  # of logits[rows, classes]; a tensor is that of a sort, or of the largest values
             indices = constant if isinstance(constant, tuple) else ()
             constant = next((index for index in reversed(indices) if index is not None), None)
         # A number is a factor of the whole loss, except where a batch of one was squeezed.
-        if isinstance(constant, Tensor) and (constant.ndim or name == "_saved_target") and not constant.requires_grad:
+        has_rows = name == "_saved_target" or may_be_number or getattr(constant, "ndim", 0) > 0
+        if isinstance(constant, Tensor) and has_rows and not constant.requires_grad:
             yield constant.detach()

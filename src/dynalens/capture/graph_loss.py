@@ -197,7 +197,7 @@ class ObservedLoss:
             raise self._disagreement(activation)
         if self._kinds() != self._known_kinds:
             self._begin(labels, classes)
-        labels = self._classes(labels, classes)
+        labels = _classes_of(labels, classes, self._levels[-1])
         constants = zip(self._graph.constants, self._levels, self._agreements, strict=False)
         comparisons = [
             _comparison(constant, labels, classes, levels) for constant, levels, agreement in constants if agreement
@@ -206,19 +206,19 @@ class ObservedLoss:
         return -logits if self._turned else logits, torch.where(agrees, labels, NOT_A_CLASS)
 
     def _begin(self, labels: Tensor, classes: int) -> None:
-        self._levels = [FixedLevels() for _ in range(len(self._graph.constants) + 1)]
-        labels = self._classes(labels, classes)
-        constants = zip(self._graph.constants, self._levels, strict=False)  # the last levels are the labels'
+        all_levels = [FixedLevels() for _ in range(len(self._graph.constants) + 1)]  # the last are the labels'
+        labels = _classes_of(labels, classes, all_levels[-1])
+        constants = zip(self._graph.constants, all_levels, strict=False)
         comparisons = [_comparison(constant, labels, classes, levels) for constant, levels in constants]
-        self._agreements = [bool(comparison.agrees.all()) for comparison in comparisons]
+        agreements = [bool(comparison.agrees.all()) for comparison in comparisons]
         is_contradicted = any(
-            comparison.decides and not agreement
-            for comparison, agreement in zip(comparisons, self._agreements, strict=True)
+            comparison.decides and not agreement for comparison, agreement in zip(comparisons, agreements, strict=True)
         )
-        if is_contradicted or not any(self._agreements):
+        if is_contradicted or not any(agreements):
             raise self._disagreement(self._graph.activations[0])
         self._turned = classes == 1 and self._is_turned(labels)
-        self._known_kinds = self._kinds()
+        # Not before, because later steps go on with what earlier ones showed if this one is left out.
+        self._levels, self._agreements, self._known_kinds = all_levels, agreements, self._kinds()
 
     def _is_turned(self, labels: Tensor) -> bool:
         """Return whether the loss lowers the logit for class 1. Then it is the logit of class 0."""
@@ -227,9 +227,6 @@ class ObservedLoss:
         if share is None or share == 0.5:
             raise self._disagreement(self.activations[0])
         return share < 0.5
-
-    def _classes(self, labels: Tensor, classes: int) -> Tensor:
-        return self._levels[-1].binary(labels) if classes == 1 else labels.long()
 
     def _kinds(self) -> list[tuple[torch.Size, torch.dtype]]:
         return [(constant.shape[1:], constant.dtype) for constant in self._graph.constants]
@@ -242,6 +239,10 @@ class ObservedLoss:
             "batch's labels in another form, as losses of ranks and overlaps do, pass `capture='module:<name>'` with "
             "the layer that gives the logits."
         )
+
+
+def _classes_of(labels: Tensor, classes: int, levels: FixedLevels) -> Tensor:
+    return levels.binary(labels) if classes == 1 else labels.long()
 
 
 def _bits(labels: Tensor) -> Tensor:
