@@ -95,15 +95,17 @@ def test_the_summary_of_a_history_reads_all_presentations(run: list[list[tuple[i
 
 
 def test_the_agreement_is_that_with_the_suggested_class_of_the_record() -> None:
-    # Of the presentations 2, 1, 0, 2 of a sample of class 0, the majority vote of those that disagree ends at class 2,
-    # which two of four predicted. Without history, the record knows that it was at least one of four.
+    # A sample of class 0 is predicted as 2, 1, 0, 2, in epochs of the weights 1, 8, 0, 64. Class 2 leads by
+    # (1 + 64 - 8) / 73 in the vote, and two of four presentations predicted it. Without history, the record estimates
+    # that it was that part of the three that were wrong.
     dynamics, history = TrainingDynamics(1), []
     for epoch, predicted in enumerate((2, 1, 0, 2)):
         dynamics.update(torch.tensor([0]), torch.eye(3)[[predicted]], torch.tensor([0]))
         history.append(dynamics.end_epoch(epoch).presentations())
-    for epochs, agreement in ((history, 2 / 4), ([], 1 / 4)):
+    for epochs, agreement in ((history, 2 / 4), ([], 57 / 73 * 3 / 4)):
         assessment = assess(dynamics.compute(), epochs)
-        assert (assessment.suggested.item(), assessment.agreement.item()) == (2, agreement)
+        assert assessment.suggested.item() == 2
+        assert assessment.agreement.item() == pytest.approx(agreement, abs=1e-4)
 
 
 # --- class pairs ---

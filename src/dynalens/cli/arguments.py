@@ -25,9 +25,9 @@ def _add_suspects(commands: Any) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
     parser.epilog = (
         "Columns of the table: rank is the place in the order, from 1, the most suspicious. label is the given "
-        "class. suggested is the class that the network predicted most often instead, agreement the fraction of "
-        "the presentations in which it did so, and suggested_probability the probability that it is the true "
-        "class. wrong_probability is the probability that the given label is wrong. With good --embeddings, "
+        "class. suggested is the class that most often came first of all others, agreement the fraction of the "
+        "presentations in which it came before the given class, too, and suggested_probability the probability that "
+        "it is the true class. wrong_probability is the probability that the given label is wrong. With good --embeddings, "
         "suggested is the class that they find most probable, and agreement is empty where the network predicted "
         "another. The noise rate is the fraction of wrong labels, and the flagged samples are the first ones of the "
         "order, cut at --precision. docs/numbers.md has the formulas and their sources."

@@ -6,23 +6,25 @@ from dataclasses import replace
 import numpy as np
 
 from dynalens.dynamics.statistics import Array, SampleStatistics
-from dynalens.dynamics.step_rows import EL2N, LOG_P, MARGIN, PREDICTED, ROWS, TARGET
+from dynalens.dynamics.step_rows import EL2N, LOG_P, MARGIN, RIVAL, ROWS, TARGET, predicted_classes
 from dynalens.dynamics.uncertainty import entropies
 from dynalens.dynamics.units import add_units, kind_of, read_units
 
 State = dict[str, Array]
 
 # Each group starts as int16 and widens to int32 when one of its values needs it: 64 bytes for each sample.
-_CLASSES = {"label": -1, "predicted": -1, "candidate": -1}
+_CLASSES = {"label": -1, "predicted": -1, "rival": -1}
 _COUNTS = {
     "presentations": 0,
     "correct": 0,
     "forgetting_events": 0,
     "first_learned": -1,
     "last_forgotten": -1,
-    "candidate_count": 0,
 }
 _SUMS = ("margin_sum", "p_mean", "p_m2", "loss_sum", "el2n_sum")
+_LEAD_OF_RIVAL = "rival_lead"
+"""How far the rival leads in the vote, in [0, 1], as a part of 2^15 - 1 in int16."""
+_WHOLE = 2**15 - 1
 _WEIGHTED = ("weighted_margin", "weighted_p_label", "weighted_p_rival")
 """Means in which an epoch counts with :func:`epoch_weight`, float32."""
 _LEAD = "probability_lead"
@@ -39,7 +41,8 @@ _BLOCK = 2**16  # samples folded at a time, so that what they need stays in the 
 
 def empty_state(num_samples: int, classes: int = 0) -> State:
     """Return the record of samples that were never seen, with room for the probabilities of that many classes."""
-    state = {name: np.full(num_samples, start, np.int16) for name, start in (_CLASSES | _COUNTS).items()}
+    start_values = _CLASSES | _COUNTS | {_LEAD_OF_RIVAL: 0}
+    state = {name: np.full(num_samples, start, np.int16) for name, start in start_values.items()}
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_SUMS, (num_samples,))
     if classes:
         shapes |= {_PROBABILITIES: (num_samples, classes), _ENTROPY: (num_samples,)}
@@ -65,6 +68,15 @@ def with_entropy(state: State) -> State:
     entropy_state[f"{_ENTROPY}.low"] = np.zeros(num_samples, np.int16)
     _write_sum(entropy_state, _ENTROPY, np.s_[:], np.where(state["presentations"] > 0, np.nan, 0.0))
     return state | entropy_state
+
+
+def with_rival(state: State) -> State:
+    """Return the record of a version that counted which class was predicted instead of the label, each time alike."""
+    if "candidate" not in state:
+        return state
+    lead = state["candidate_count"] / np.maximum(state["presentations"], 1)
+    others = {name: values for name, values in state.items() if name not in ("candidate", "candidate_count")}
+    return others | {"rival": state["candidate"], _LEAD_OF_RIVAL: np.rint(_WHOLE * lead).astype(np.int16)}
 
 
 def fold(state: State, index: Array, rows: Array, epoch: int, step: float) -> tuple[int, int]:
@@ -126,7 +138,7 @@ def _rounds(index: Array, num_samples: int) -> Sequence[Array]:
 
 
 def _widen(state: State, rows: Array, epoch: int, repeats: int) -> None:
-    largest_class = int(rows[[PREDICTED, TARGET]].max(initial=0))
+    largest_class = int(rows[[RIVAL, TARGET]].max(initial=0))
     largest_count = max(epoch, int(state["presentations"].max()) + repeats)
     for names, largest in ((_CLASSES, largest_class), (_COUNTS, largest_count)):
         if any(largest > np.iinfo(state[name].dtype).max for name in names):
@@ -145,14 +157,16 @@ def _add_once(state: State, places: "slice | Array", rows: Array, epoch: int, st
     state["first_learned"][places] = np.where(is_new, epoch, state["first_learned"][places])
     state["last_forgotten"][places] = np.where(forgot, epoch, state["last_forgotten"][places])
     state["label"][places] = rows[TARGET]
-    state["predicted"][places] = rows[PREDICTED]
+    state["predicted"][places] = predicted_classes(rows)
     # The largest of the others is exp(log_p - margin); rounding may not make a lead of a tie, nor the reverse.
-    rival = np.exp(log_p - margin)
-    lead = p - rival
+    p_rival = np.exp(log_p - margin)
+    lead = p - p_rival
     state[_LEAD][places] = np.where(correct, np.maximum(lead, np.finfo(np.float32).tiny), np.minimum(lead, 0))
     _add_to_sums(state, places, rows, p.astype(np.float64))
-    _move_means(state, places, (margin, p, rival), step)
-    _vote(state, places, rows)
+    # The weights sum to 1; a sample's first presentation has all of them.
+    part = np.where(state["presentations"][places] == 1, np.float32(1), np.float32(step))
+    _move_means(state, places, (margin, p, p_rival), part)
+    _vote(state, places, rows, part)
     if kind_of(state) is not None:
         add_units(state, places, rows[ROWS:], step)
     return int(np.count_nonzero(forgot)), int(np.count_nonzero(is_new))
@@ -172,35 +186,33 @@ def _add_to_sums(state: State, places: "slice | Array", rows: Array, p: Array) -
     _write_sum(state, "p_m2", places, read_sum(state, "p_m2", places) + delta * (p - mean))
 
 
-def _move_means(state: State, places: "slice | Array", values: Sequence[Array], step: float) -> None:
-    """Move each mean towards its value by the epoch's part of all weights; a sample's first presentation is its mean.
+def _move_means(state: State, places: "slice | Array", values: Sequence[Array], part: Array) -> None:
+    """Move each mean towards its value by the epoch's part of all weights.
 
-    Where a sample is seen once in each epoch, this is the weighted mean; where it is not, the weights still sum to 1.
+    Where a sample is seen once in each epoch, this is the weighted mean.
     """
-    part = np.where(state["presentations"][places] == 1, np.float32(1), np.float32(step))
     for name, value in zip(_WEIGHTED, values, strict=True):
         mean = state[name][places]
         state[name][places] = mean + part * (value - mean)
 
 
-def _vote(state: State, places: "slice | Array", rows: Array) -> None:
-    """Boyer and Moore's majority vote among the predictions that disagree with the label.
-
-    At a tie the count is 0, where their vote may name any class. It is the one that was predicted last.
-    """
-    candidate, count = state["candidate"][places], state["candidate_count"][places]
-    predicted = rows[PREDICTED].astype(candidate.dtype)
-    disagrees = rows[PREDICTED] != rows[TARGET]
-    vote = np.where((count == 0) | (candidate == predicted), 1, -1)
-    state["candidate"][places] = np.where(disagrees & (count <= 1), predicted, candidate)
-    state["candidate_count"][places] = count + disagrees * vote.astype(count.dtype)
+def _vote(state: State, places: "slice | Array", rows: Array, part: Array) -> None:
+    """Boyer and Moore's majority vote for the largest class but the label's, with the weights of the means."""
+    rival, new_rival = state["rival"][places], rows[RIVAL].astype(state["rival"].dtype)
+    lead = state[_LEAD_OF_RIVAL][places] / np.float32(_WHOLE)
+    has_vote = rows[RIVAL] != rows[TARGET]
+    new_lead = (1 - part) * lead + np.where(rival == new_rival, part, -part)
+    state["rival"][places] = np.where(has_vote & (new_lead < 0), new_rival, rival)
+    state[_LEAD_OF_RIVAL][places] = np.rint(_WHOLE * np.where(has_vote, np.abs(new_lead), lead))
 
 
 def read_statistics(state: State) -> SampleStatistics:
     """Return the statistics of the record; arrays of length N, copies."""
     times = np.where(state["presentations"] > 0, state["presentations"], np.nan)
     has_presentations = ~np.isnan(times)
-    first_learned = state["first_learned"]
+    first_learned, rival = state["first_learned"], state["rival"].astype(np.int32)
+    candidate = np.where(state["correct"] < state["presentations"], rival, -1)
+    lead = state[_LEAD_OF_RIVAL] / _WHOLE
     statistics = SampleStatistics(
         label=state["label"].astype(np.int32),
         presentations=state["presentations"].astype(np.int32),
@@ -216,11 +228,12 @@ def read_statistics(state: State) -> SampleStatistics:
         el2n=read_sum(state, "el2n_sum") / times,
         probability_gap=np.where(has_presentations, np.maximum(-state[_LEAD], 0), np.nan),
         predicted=state["predicted"].astype(np.int32),
-        candidate=state["candidate"].astype(np.int32),
-        candidate_share=np.where(state["candidate"] >= 0, state["candidate_count"] / times, np.nan),
+        candidate=candidate,
+        candidate_share=np.where(candidate >= 0, lead * (1 - state["correct"] / times), np.nan),
         weighted_margin=np.where(has_presentations, state["weighted_margin"], np.nan),
         weighted_confidence=np.where(has_presentations, state["weighted_p_label"], np.nan),
         weighted_rival=np.where(has_presentations, state["weighted_p_rival"], np.nan),
+        rival=rival if kind_of(state) is None else None,
         mean_probabilities=_mean_probabilities(state, times),
         expected_entropy=read_sum(state, _ENTROPY) / times if f"{_ENTROPY}.high" in state else None,
     )

@@ -19,7 +19,7 @@ from dynalens.units.masks import without_half_masks
 IGNORED = -1
 """Target of a presentation that the loss ignored (``ignore_index``): it is not counted."""
 
-MARGIN, LOG_P, EL2N, PREDICTED, TARGET, LOG_OTHER = range(6)
+MARGIN, LOG_P, EL2N, RIVAL, TARGET, LOG_OTHER = range(6)
 ROWS = 6
 
 
@@ -38,7 +38,7 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
     - the margin :math:`z_y - \max_{k \ne y} z_k` (Pleiss et al. 2020, equation 1),
     - the log-probability of the label, :math:`\log p_y`,
     - EL2N, :math:`\lVert p - \mathrm{onehot}(y) \rVert_2` (Paul et al. 2021),
-    - the prediction, which is the class with the largest logit,
+    - the rival, which is the class with the largest logit but the label's, or the label if all others are masked,
     - the target :math:`y`,
     - the log-probability :math:`\log p_k` of one class :math:`k`, which ``turns`` names.
 
@@ -60,7 +60,7 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
         >>> presentation_rows(torch.tensor([[2.0, 0.5]]), torch.tensor([1]))[[0, 3, 4], 0]
         tensor([-1.5000,  0.0000,  1.0000])
 
-        The margin is 0.5 - 2, class 0 is predicted, and the target is class 1.
+        The margin is 0.5 - 2, the rival is class 0, and the target is class 1.
     """
     turns = in_turn(len(targets), logits.shape[1], targets.device) if turns is None else turns
     parts = torch.empty(PARTS, len(targets), device=logits.device)
@@ -86,11 +86,14 @@ def _presentation_rows(parts: Tensor) -> Tensor:
     e_rest = e_others + label_below.expm1()
     log_sum = e_rest.log1p()
     el2n = torch.hypot(norm, e_others) / (1 + e_rest)
-    wins = (label_below > rival_below) | ((label_below == rival_below) & (label < rival))
-    predicted = torch.where(wins, label, rival)
-    return torch.stack(
-        [label_below - rival_below, label_below - log_sum, el2n, predicted, target, turn_below - log_sum]
-    )
+    rival = torch.where(has_no_rival, label, rival)
+    return torch.stack([label_below - rival_below, label_below - log_sum, el2n, rival, target, turn_below - log_sum])
+
+
+def predicted_classes(rows: Array) -> Array:
+    """Return the class with the largest logit of each presentation, the lowest one of a tie."""
+    margin, target, rival = rows[MARGIN], rows[TARGET], rows[RIVAL]
+    return np.where((margin > 0) | ((margin == 0) & (target < rival)), target, rival)
 
 
 def in_turn(number: int, classes: int, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from dynalens.dynamics.statistics import Array
-from dynalens.dynamics.step_rows import CERTAIN, EL2N, LOG_OTHER, LOG_P, MARGIN, PREDICTED, ROWS, TARGET
+from dynalens.dynamics.step_rows import CERTAIN, EL2N, LOG_OTHER, LOG_P, MARGIN, RIVAL, ROWS, TARGET
 from dynalens.dynamics.tolerance import default_tolerance, distances_to_median, for_each_target
 from dynalens.units import POSITION, SUMMARY, TARGETS, UnitKind
 from dynalens.units.kinds import MEAN_MARGIN, RIGHT
@@ -70,7 +70,7 @@ def rows_within_tolerance(state: State, index: Array, rows: Array, tolerance: Ar
         margin, other_probability = np.minimum(-np.log(largest), CERTAIN), largest / (1 + largest)
         rows[LOG_OTHER] = np.log(other_probability)
     rows[MARGIN], rows[LOG_P], rows[EL2N] = margin, -np.log1p(largest), np.sqrt(2) * other_probability
-    rows[PREDICTED] = margin <= 0
+    rows[RIVAL] = 1  # a target is 0
     number = np.maximum(is_counted.sum(axis=1), 1)
     numbers[MEAN_MARGIN] = np.where(is_counted, margins, 0).sum(axis=1) / number
     numbers[RIGHT] = (is_counted & (margins > 0)).sum(axis=1) / number

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dynalens.dynamics.dense import EARLIER_DOUBT, LATER
-from dynalens.dynamics.fold import classes_of, empty_state, fold, read_statistics, with_entropy
+from dynalens.dynamics.fold import classes_of, empty_state, fold, read_statistics, with_entropy, with_rival
 from dynalens.dynamics.passes import HostBlock
 from dynalens.dynamics.probabilities import check_probabilities, probability_room
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
@@ -20,10 +20,10 @@ from dynalens.dynamics.step_rows import (
     MARGIN,
     MASKED,
     NOT_A_CLASS,
-    PREDICTED,
     ROWS,
     TARGET,
     PendingRows,
+    predicted_classes,
 )
 from dynalens.dynamics.targets import TOLERANCE, mean_errors, residuals, rows_within_tolerance
 from dynalens.dynamics.tolerance import checked_tolerance, for_each_target
@@ -202,7 +202,7 @@ class TrainingDynamics:
             index=index,
             p_label=np.exp(rows[LOG_P]),
             margin=rows[MARGIN],
-            predicted=rows[PREDICTED].astype(np.int32),
+            predicted=predicted_classes(rows).astype(np.int32),
             p_other=np.exp(rows[LOG_OTHER]),
             forgotten=num_forgotten,
             learned=num_learned,
@@ -270,7 +270,7 @@ class TrainingDynamics:
                 f"record: {_ANEW}."
             )
         index, rows, step = (state_dict["pending"][name].cpu().numpy().copy() for name in ("index", "rows", "step"))
-        state = {name: values.cpu().numpy().copy() for name, values in state_dict["state"].items()}
+        state = with_rival({name: values.cpu().numpy().copy() for name, values in state_dict["state"].items()})
         self._classes = classes_of(state) or len(rows) - ROWS
         if not self._room:
             self._classes, kind = 0, kind_of(state)

@@ -69,8 +69,8 @@ class Assessment:
     Attributes:
         score: Log odds that the label is wrong. Higher is more suspicious.
         probability: Probability that the label is wrong. Its mean is the estimated noise rate.
-        suggested: The ``candidate`` of the statistics, int64: the class that was predicted most often instead of the
-            label, or -1 if no prediction disagreed.
+        suggested: The ``candidate`` of the statistics, int64: the class that most often came first of all but the
+            label, or -1 if the label always came before it.
         suggested_probability: Probability that the suggested class is the true one.
         agreement: Fraction of the presentations that predicted the suggested class.
         probability_margin: Mean of p_y - max_{k != y} p_k over the presentations, or NaN without history.
