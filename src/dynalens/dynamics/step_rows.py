@@ -93,7 +93,8 @@ def _presentation_rows(parts: Tensor) -> Tensor:
 def predicted_classes(rows: Array) -> Array:
     """Return the class with the largest logit of each presentation, the lowest one of a tie."""
     margin, target, rival = rows[MARGIN], rows[TARGET], rows[RIVAL]
-    return np.where((margin > 0) | ((margin == 0) & (target < rival)), target, rival)
+    classes: Array = np.where((margin > 0) | ((margin == 0) & (target < rival)), target, rival)
+    return classes
 
 
 def in_turn(number: int, classes: int, device: torch.device) -> Tensor:
