@@ -27,8 +27,8 @@ def _add_suspects(commands: Any) -> None:
         "Columns of the table: rank is the place in the order, from 1, the most suspicious. label is the given "
         "class. suggested is the class that most often came first of all others, agreement the fraction of the "
         "presentations in which it came before the given class, too, and suggested_probability the probability that "
-        "it is the true class. wrong_probability is the probability that the given label is wrong. With good --embeddings, "
-        "suggested is the class that they find most probable, and agreement is empty where the network predicted "
+        "it is the true class. wrong_probability is the probability that the given label is wrong. With good "
+        "--embeddings, suggested is the class that they find most probable, and agreement is empty where the network predicted "
         "another. The noise rate is the fraction of wrong labels, and the flagged samples are the first ones of the "
         "order, cut at --precision. docs/numbers.md has the formulas and their sources."
     )
