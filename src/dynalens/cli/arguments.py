@@ -28,9 +28,9 @@ def _add_suspects(commands: Any) -> None:
         "class. suggested is the class that most often came first of all others, agreement the fraction of the "
         "presentations in which it came before the given class, too, and suggested_probability the probability that "
         "it is the true class. wrong_probability is the probability that the given label is wrong. With good "
-        "--embeddings, suggested is the class that they find most probable, and agreement is empty where the network predicted "
-        "another. The noise rate is the fraction of wrong labels, and the flagged samples are the first ones of the "
-        "order, cut at --precision. docs/numbers.md has the formulas and their sources."
+        "--embeddings, suggested is the class that they find most probable, and agreement is empty where the network "
+        "predicted another. The noise rate is the fraction of wrong labels, and the flagged samples are the first "
+        "ones of the order, cut at --precision. docs/numbers.md has the formulas and their sources."
     )
     precision = "flag the top samples of which this fraction is expected to be wrong (default: %(default)s)"
     parser.add_argument("--precision", type=float, default=PRECISION, metavar="P", help=precision)
