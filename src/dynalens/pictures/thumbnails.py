@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalens.dynamics import Array
-from dynalens.pictures.inputs import Normalisation, to_rgb, with_channels_first
+from dynalens.pictures.inputs import Normalisation, to_rgb
+from dynalens.pictures.watch import small_copies
 
 SIDE = 32
 _IMAGES = (4, 5)  # N, C and two or three axes of space
@@ -66,12 +67,8 @@ class Thumbnails:
 
 
 def _square(images: Tensor) -> Tensor:
-    x = images.float()
-    x = x.select(2, x.shape[2] // 2) if x.ndim == 5 else x  # the middle slice
-    x = with_channels_first(x)
-    longest = max(x.shape[2:])
-    size = max(1, round(x.shape[2] * SIDE / longest)), max(1, round(x.shape[3] * SIDE / longest))
-    small = F.adaptive_avg_pool2d(x, size) if longest > SIDE else F.interpolate(x, size, mode="nearest")
-    pad_columns, pad_rows = SIDE - size[1], SIDE - size[0]
+    small = small_copies(images, SIDE)
+    height, width = (max(1, round(side * SIDE / max(small.shape[2:]))) for side in small.shape[2:])
+    pad_columns, pad_rows = SIDE - width, SIDE - height
     padding = (pad_columns // 2, pad_columns - pad_columns // 2, pad_rows // 2, pad_rows - pad_rows // 2)
-    return F.pad(small, padding, mode="replicate")
+    return F.pad(F.interpolate(small, (height, width), mode="nearest"), padding, mode="replicate")
