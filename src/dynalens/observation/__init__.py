@@ -5,7 +5,6 @@ from dynalens.observation.channels import Channels, are_last, channels_first, ch
 from dynalens.observation.graph import nodes_behind, results_behind
 from dynalens.observation.layer_calls import LayerCall, LayerCalls, layer_calls
 from dynalens.observation.layers import (
-    Capturing,
     captured_output,
     captured_outputs,
     forward_of,
@@ -29,7 +28,6 @@ from dynalens.observation.models import (
 from dynalens.observation.undisturbed_pass import gradients_throughout, seeded, undisturbed
 
 __all__ = [
-    "Capturing",
     "Channels",
     "LayerCall",
     "LayerCalls",
