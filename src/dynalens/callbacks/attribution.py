@@ -258,10 +258,8 @@ class AttributionMonitor(PacedMonitor):
             part = self._tracked_samples.part_of(batch)
             if part is not None:
                 samples = self._explanations.samples
-                part, ids = (
-                    samples.readable(part, self._tracked_samples.dataset(trainer)),
-                    self._tracked_samples.ids_of(trainer, batch),
-                )
+                part = samples.readable(part, self._tracked_samples.dataset(trainer))
+                ids = self._tracked_samples.ids_of(trainer, batch)
                 samples.begin_step(pl_module, part, ids, choose=not validates_in_epoch(trainer))
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:

@@ -26,11 +26,9 @@ def warn_of_probabilities(call: LossCall) -> None:
     network, so a sigmoid or a clamp must have computed them.
     """
     function = _TAKES.get(call.name)
-    operation = (
-        _operation_before(call.logits, function)
-        if function and call.logits.grad_fn is not None and call.logits.numel()
-        else ""
-    )
+    if function is None or call.logits.grad_fn is None or not call.logits.numel():
+        return
+    operation = _operation_before(call.logits, function)
     if operation:
         warn(
             f"Expected logits as the input of `{call.name}`, got the result of a {operation}: the loss takes the "

@@ -79,11 +79,8 @@ def presentation_of_units(
         unit_targets = targets
     elif targets.numel() == unit_targets.numel():
         unit_targets = targets.reshape(unit_targets.shape)
-    mask = (
-        None
-        if loss_mask is None or loss_mask.numel() != unit_targets.numel()
-        else loss_mask.reshape(unit_targets.shape)
-    )
+    has_mask = loss_mask is not None and loss_mask.numel() == unit_targets.numel()
+    mask = loss_mask.reshape(unit_targets.shape) if loss_mask is not None and has_mask else None
     return Presentation(
         presentation.logits,
         presentation.targets,

@@ -17,6 +17,13 @@ _OF_PAIRS = (
     "If these are pairs of samples, as a contrastive loss has them, they are no classes: return a dict of `loss`, and "
     "of `logits` and `targets` of a classifier that is trained beside, or leave the monitor out. Else return"
 )
+_SOFT_UNITS = (
+    "Targets that are neither 0 nor 1 name no class: return a dict of `loss`, and of `logits` (N, K, H, W) and "
+    "`targets` (N, H, W)."
+)
+_CLASSES_LAST = (
+    "Put the classes of tokens and pixels on the second axis, as `cross_entropy` takes them: `logits.movedim(-1, 1)`."
+)
 
 _SUM = 0.01
 """How far from 1 probabilities may sum up: halves of bfloat16 have three digits, and a constant may be added."""
@@ -85,19 +92,12 @@ class CapturedRows:
         """Do the same as :meth:`checked` for logits of two or more classes."""
         logits, targets = _without_single_axes(logits.detach(), targets.detach())
         if logits.ndim != 2 or logits.shape[1] < 2:
-            soft = targets.shape == logits.shape and targets.ndim > 2
-            advice = (
-                "Targets that are neither 0 nor 1 name no class: return a dict of `loss`, and of `logits` (N, K, H, W) "
-                "and `targets` (N, H, W). Else pass"
-                if soft
-                else "Put the classes of tokens and pixels on the second axis, as `cross_entropy` takes them: "
-                "`logits.movedim(-1, 1)`. Else pass"
-            )
+            is_soft = targets.shape == logits.shape and targets.ndim > 2
             raise CaptureError(
                 "Expected logits of shape (N, K) with K >= 2 classes, (N, K, T) of tokens or (N, K, H, W) of pixels, "
                 f"and one class for each, got {tuple(logits.shape)} and targets {tuple(targets.shape)}, "
-                f"{targets.dtype} ({source}). {advice} `capture=` with a callable(outputs, batch) -> (logits, targets) "
-                "that picks one row of logits for each sample."
+                f"{targets.dtype} ({source}). {_SOFT_UNITS if is_soft else _CLASSES_LAST} Else pass `capture=` with a "
+                "callable(outputs, batch) -> (logits, targets) that picks one row of logits for each sample."
             )
         step_targets, of_rows = targets, ""
         if targets.shape == logits.shape:

@@ -37,11 +37,8 @@ def overlay(image: Array, relevance: Array, *, is_signed: bool) -> Array:
     strength = _strength(relevance, is_signed=is_signed)[..., None]
     if is_signed:
         # Paler than the image itself, so that both colours stand out of black and of white.
-        colour, opacity, ground = (
-            np.where(strength > 0, np.array(FOR), np.array(AGAINST)),
-            np.abs(strength),
-            90 + 0.5 * grey,
-        )
+        colour = np.where(strength > 0, np.array(FOR), np.array(AGAINST))
+        opacity, ground = np.abs(strength), 90 + 0.5 * grey
     else:
         colour, opacity, ground = colours_of(strength[..., 0], HEAT), 0.85 * np.sqrt(strength), grey
     blend: Array = (1 - opacity) * ground + opacity * colour

@@ -154,12 +154,8 @@ class LiveRecord:
         """Fold the epoch into the statistics and return its presentations; None, and no epoch, if it had none."""
         assert self.dynamics is not None
         presentations = self.dynamics.end_epoch(epoch, merge)
-        is_complete, self.open_epoch, self._record, self._complete_epoch = (
-            self._complete_epoch == epoch,
-            None,
-            None,
-            None,
-        )
+        is_complete = self._complete_epoch == epoch
+        self.open_epoch = self._record = self._complete_epoch = None
         if not len(presentations.index) and not presentations.non_finite:
             return None
         self.epochs.append(epoch)
