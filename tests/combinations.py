@@ -54,6 +54,11 @@ FORMS = {
         lambda s: (s["inputs"]["image"], s["label"]),
         lambda b, x, y: {**b, "inputs": {"image": x}, "label": y},
     ),
+    "keys of their own": Form(
+        lambda x, y: {"meta": {"klass": y}, "foto": x},
+        lambda s: (s["foto"], s["meta"]["klass"]),
+        lambda b, x, y: {**b, "meta": {"klass": y}, "foto": x},
+    ),
     "named": Form(Named, lambda s: (s[0], s[1]), lambda b, x, y: Named(x, y) if len(b) == 2 else (x, y, *b[2:])),
     "spread": Form(spread, lambda s: (s[2], s[3]), lambda b, x, y: [*b[:2], x, y, *b[4:]]),
 }  # fmt: skip
@@ -259,7 +264,7 @@ def drawn(number: int) -> Combination:
     draw = random.Random(number)
     case = Combination(
         dataset=draw.choice(DATASETS),
-        form=draw.choice(["pairs", "pairs", "dicts", "nested", "named", "spread"]),
+        form=draw.choice(["pairs", "pairs", "dicts", "nested", "named", "spread", "keys of their own"]),
         sampler=draw.choice(SAMPLERS),
         collate=draw.choice(COLLATES),
         workers=draw.choice([0] * 19 + [1]),

@@ -495,6 +495,57 @@ def test_rows_that_cannot_be_followed_raise_in_the_first_batch(
     assert len(module.seen) == 1
 
 
+class KeysOfTheirOwn(Dataset[Any]):
+    """Does not show its labels, and gives them a key that nothing knows."""
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, i: int) -> Any:
+        return {"meta": {"klass": int(labels()[i])}, "foto": images()[i]}
+
+
+class OfKeys(Ordered):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step((batch["foto"], batch["meta"]["klass"]), batch_idx)
+
+
+class ByHandOfKeys(OfKeys):
+    """Computes a loss of its own, which tells which vector of the batch is the label."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return by_hand(logits, y)
+
+
+def renumbered(x: Tensor, y: Tensor) -> Any:
+    x, y = through_numpy(x, y)
+    return x, torch.tensor([2, 0, 1])[y]
+
+
+@pytest.mark.parametrize("order", [through_numpy, renumbered])
+def test_labels_under_any_key_tell_in_the_first_batches_that_rows_are_reordered(tmp_path: Path, order: Any) -> None:
+    module = OfKeys(order)
+    with pytest.raises(SampleIdentityError, match=ORDER):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=module, data=lambda: loader(KeysOfTheirOwn(), batch_size=8))
+    assert len(module.seen) <= 4
+    for model in (OfKeys(looked_at), ByHandOfKeys(looked_at)):
+        monitor = TrainingDynamicsMonitor(history=False)
+        folder = tmp_path / type(model).__name__
+        module = fit(folder, monitor, model=model, data=lambda: loader(KeysOfTheirOwn()), max_epochs=1)
+        assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+def test_class_0_alone_under_any_key_is_the_label_of_a_tensor_that_the_step_makes() -> None:
+    check, zeros = LabelCheck(), torch.zeros(8, dtype=torch.int64)
+    for _ in range(3):
+        check.see({("klass",): zeros, ("number",): torch.arange(8)}, zeros, classes=3, is_traced=False)
+    assert check.confirmed
+    names: Any = [f"{i}.png" for i in range(8)]  # by which labels may be looked up, and come sorted
+    LabelCheck().see({("file",): names}, zeros, classes=3, is_traced=False)
+    with pytest.raises(CaptureError, match="class 0 throughout batches with several labels"):
+        LabelCheck().see({("label",): torch.arange(8)}, zeros, classes=3, is_traced=False)
+
+
 def test_a_layer_that_computes_with_rows_in_another_order_is_refused_in_the_first_batch(tmp_path: Path) -> None:
     module = Ordered(sorted_rows)
     with pytest.raises(SampleIdentityError, match=r"layer that `capture` names to compute.*`capture='auto'`"):

@@ -157,8 +157,9 @@ class ObservedLoss:
             CaptureError: If there is no such vector, or more than one.
         """
         vectors, selection = label_vectors(samples), self.followed_constant(rows_of)
+        vectors = vectors or [leaf for _, leaf in leaves(samples) if leaf.ndim == 1]  # under keys of the user's own
         if len(vectors) < 2:
-            return labels_of(samples), selection
+            return vectors[0] if vectors else labels_of(samples), selection
         if self._place is None:
             chosen_rows = slice(None) if selection is None else rows_of(selection)
             places = [place for place, vector in enumerate(vectors) if self._uses(vector, chosen_rows)]

@@ -1,7 +1,7 @@
 """Compare the targets of the first steps with the labels of their batches, and an epoch's targets with the dataset."""
 
 import operator
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,7 +108,10 @@ class LabelCheck:
         """Whether ``see`` must be called for the next step. It is stored, not computed, because each step asks for
         it."""
 
-        self._given_order, self._draws_always = OrderCheck(), True
+        self._orders: defaultdict[Path, OrderCheck] = defaultdict(
+            OrderCheck
+        )  # of all columns, whatever they are called
+        self._reordered, self._draws_always = set[Path](), True
         self.witness: Path | None = None
         """Path at which the batches of the first steps hold their targets; None if there is none."""
 
@@ -144,9 +147,12 @@ class LabelCheck:
             self.confirmed |= is_traced
             return
         columns = {path: column for path, column in columns.items() if len(column) == len(row_targets)}
-        self._steps.append((_integer_columns(columns, rows), [row_targets[row] for row in rows]))
+        values, target = _integer_columns(columns, rows), [row_targets[row] for row in rows]
+        self._steps.append((values, target))
+        self._reordered |= {path for path in values if self._orders[path].refutes(values[path], target)}
         relations = self._relations()
-        label_paths = {path for path in relations if path == GIVEN or path == (1,) or path[-1] in LABEL_KEYS}
+        usual_paths = {path for path in relations if path == GIVEN or path == (1,) or path[-1] in LABEL_KEYS}
+        label_paths = usual_paths or set(relations)
         labels_alike = {"same", "function"} & set(relations.values()) or "equal" in map(relations.get, label_paths)
         self.confirmed = is_traced or bool(labels_alike)
         if not labels_alike:
@@ -159,13 +165,10 @@ class LabelCheck:
         self.needs_steps = len(self._steps) < _FIRST_STEPS or (tells_little and not is_settled)
         if not self.confirmed:
             has_ignored = integers is not None and len(integers) == len(row_targets)
-            self._check_order(
-                {path: columns[path] for path in label_paths if path in columns},
-                rows,
-                integers if has_ignored else None,
-            )
+            usual_columns = {path: columns[path] for path in usual_paths if path in columns}
+            self._check_order(usual_columns, rows, integers if has_ignored else None)
             self._check_drawn(label_paths, relations, draws=draws)
-            self._check_contrastive(classes, {path for path in label_paths if relations[path] == "constant"})
+            self._check_contrastive(classes, {path for path in usual_paths if relations[path] == "constant"})
 
     def _relations(self) -> dict[Path, str]:
         """Return how the targets so far follow from each column, and note the columns that they equal."""
@@ -180,19 +183,18 @@ class LabelCheck:
         is_given_open = GIVEN in label_paths and not relations[GIVEN]
         if is_given_open:
             self._check_given()
-        trains_unlabelled = [
-            _trains_unlabelled(*self._labels_and_targets(path), relations[path]) for path in label_paths
-        ]
-        return not (is_given_open or any(trains_unlabelled))
+        unlabelled = [_trains_unlabelled(*self._labels_and_targets(path), relations[path]) for path in label_paths]
+        return not (is_given_open or any(unlabelled))
 
     def _check_order(self, labels: Mapping[Path, Column], rows: list[int], integers: list[int] | None) -> None:
-        """Raise if the targets are the numbers of a column of labels in another order.
+        """Raise if the targets are the numbers of a column of labels in another order, or by no accident of any column.
 
         If ``integers`` are given, they are compared instead of the targets, with all rows.
         """
         numbers = self._steps[-1][1] if integers is None else integers
         rows_to_read = rows if integers is None else list(range(len(integers)))
-        if any(is_reordered(values, numbers) for values in _integer_columns(labels, rows_to_read).values()):
+        columns = _integer_columns(labels, rows_to_read)
+        if self._reordered or any(is_reordered(values, numbers) for values in columns.values()):
             raise SampleIdentityError(ANOTHER_ORDER)
 
     def _check_drawn(self, label_paths: set[Path], relations: Mapping[Path, str], *, draws: bool) -> None:
@@ -246,8 +248,7 @@ class LabelCheck:
 
         Raise as well if they are these labels in another order.
         """
-        columns, target = self._steps[-1]
-        if GIVEN in columns and self._given_order.refutes(columns[GIVEN], target):
+        if GIVEN in self._reordered:
             raise SampleIdentityError(NOT_GIVEN.format("the dataset", "the same in another order in the first steps"))
         pairs = [
             pair for pair in zip(*self._labels_and_targets(GIVEN), strict=True) if pair[0] >= 0
