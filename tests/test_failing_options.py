@@ -35,10 +35,10 @@ OPTIONS: dict[str, tuple[str | None, Callable[[], Any]]] = {
     "corruptions": ("explanations.robustness.corrupted_margins", lambda: maps(robustness=("blur",))),
     "consensus": ("explanations.comparison.normalised", lambda: maps(metrics=("consensus",))),
     "masks": (None, lambda: maps(metrics=("pointing_game",), masks=fails)),
-    "similar": ("logs.dynamics_log.similar_of", lambda: TrainingDynamicsMonitor(features="net.6", similar=2)),
+    "similar": ("logs.dynamics_log._similar", lambda: TrainingDynamicsMonitor(features="net.6", similar=2)),
     "gradient noise": ("dynamics.GradientNoise.update", lambda: TrainingDynamicsMonitor(gradient_noise="net.8")),
     "prototypes": (
-        "logs.dynamics_log.class_examples_of",
+        "logs.dynamics_log.class_examples",
         lambda: TrainingDynamicsMonitor(features="net.6", prototypes=2),
     ),
 }

@@ -132,7 +132,7 @@ def test_prototypes_of_a_monitor_are_those_of_its_record(run: tuple[Path, Any, A
     assert table.equals(prototypes(load_record(dynamics.record.folder), features_of(dynamics), 2))
 
 
-@pytest.mark.parametrize("function", ["similar_of", "class_examples_of"])
+@pytest.mark.parametrize("function", ["_similar", "class_examples"])
 def test_a_search_for_examples_that_fails_ends_no_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:

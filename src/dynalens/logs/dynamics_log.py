@@ -24,8 +24,7 @@ from dynalens.host import (
     tensorboard_writer,
 )
 from dynalens.logs.audit_watch import AuditWatch
-from dynalens.logs.dynamics_pictures import DynamicsPictures, Estimate
-from dynalens.logs.examples import class_examples_of, similar_of
+from dynalens.logs.dynamics_pictures import FOLLOWED, DynamicsPictures, Estimate
 from dynalens.logs.noise_curve import NoiseCurve
 from dynalens.logs.projector import Projector
 from dynalens.logs.settings import LogSettings
@@ -34,6 +33,7 @@ from dynalens.pictures import Decode, find_normalisation
 from dynalens.record import LiveRecord
 from dynalens.record.folder import write_sheet
 from dynalens.schedule import Schedule
+from dynalens.similarity import class_examples, similar_to_suspects
 from dynalens.suspicion import (
     PRECISION,
     NoiseRate,
@@ -50,6 +50,8 @@ from dynalens.units import UnitPresentation
 
 ContrastMaps = Callable[[Any, Mapping[Any, tuple[int, int]]], Mapping[Any, Array]]
 """Returns maps by sample id, given the module and, by sample id, the suggested and the given class."""
+_MOST_CLASSES = 20
+"""Rows of the sheet of examples; as many as suspects in the gallery."""
 
 
 class GallerySource(NamedTuple):
@@ -165,8 +167,11 @@ class DynamicsLog:
             self._unless_off(functools.partial(self._projector.begin_epoch, epoch, statistics))
 
     def _follow_examples(self, features: FeatureRows, statistics: SampleStatistics) -> None:
-        examples = class_examples_of(features, statistics, self._settings.prototypes)
-        self.pictures.follow_examples(examples, statistics)
+        """Follow each class's prototypes, criticisms, easiest and hardest samples. Several labels have none."""
+        if features.values.shape[1] and statistics.unit is None and (statistics.presentations > 0).any():
+            rows = features.values[: len(statistics)]
+            examples = class_examples(rows, statistics, self._settings.prototypes, max_classes=_MOST_CLASSES)
+            self.pictures.follow_examples(examples, statistics)
 
     def _draw_audit(self, statistics: SampleStatistics) -> None:
         """Draw an audit, once, also if pictures are off: the record keeps it."""
@@ -227,7 +232,7 @@ class DynamicsLog:
         if self._audit is not None:
             self._audit.take()
         # Their pictures pass in the epoch after: what is shown was found in the one before.
-        newest = similar_of(features, statistics, self._settings)
+        newest = _similar(features, statistics, self._settings)
         self.similar, self._newest = self._newest or newest, newest
         self.pictures.end_epoch(self._live.epochs[-1], statistics, record, similar=(self.similar, self._newest))
 
@@ -305,3 +310,14 @@ class DynamicsLog:
     def _or_switched_off(self) -> AbstractContextManager[None]:
         """Switch pictures off if one fails. The record does not need them, so the training goes on."""
         return switched_off_on_error("Pictures of the record", functools.partial(setattr, self, "_draws", False))
+
+
+def _similar(
+    features: FeatureRows | None, statistics: SampleStatistics, settings: LogSettings
+) -> SimilarSamples | None:
+    """Return samples that look like the followed suspects; None if not asked for, or if samples have several labels."""
+    if not settings.similar or features is None or not features.values.shape[1] or statistics.unit is not None:
+        return None
+    return similar_to_suspects(
+        features.values[: len(statistics)], statistics, FOLLOWED * settings.top_k, settings.similar
+    )
