@@ -109,16 +109,13 @@ def test_statistics_equal_their_definitions_for_any_split_into_batches(
     epochs: list[list[tuple[int, list[float]]]], size: int
 ) -> None:
     statistics, expected = recorded(epochs, size).compute(), brute_force(epochs)
-    assert statistics.rival is not None
     for i, row in enumerate(expected):
         for name, value in row.items():
             if name != "rivals":
                 np.testing.assert_allclose(
                     getattr(statistics, name)[i], value, rtol=2e-6, atol=2e-6, err_msg=f"{name} of {i}"
                 )
-        rival = statistics.rival[i]
-        assert statistics.candidate[i] == (rival if row["correctness"] < 1 else -1)
-        assert rival in (row["rivals"] or {-1})
+        assert statistics.candidate[i] in (row["rivals"] if row["correctness"] < 1 else {-1})
 
 
 ROW = st.lists(LOGIT, min_size=K, max_size=K)
@@ -137,19 +134,18 @@ def test_weighted_means_equal_their_definition_where_each_sample_is_seen_once_an
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.lists(ROW, min_size=len(LABELS), max_size=len(LABELS)), min_size=1, max_size=5))
-def test_the_rival_is_the_class_with_most_weights_where_each_sample_is_seen_once_an_epoch(
+def test_the_candidate_is_the_class_with_most_weights_where_each_sample_is_seen_once_an_epoch(
     epochs: list[list[list[float]]],
 ) -> None:
     presented = [list(enumerate(rows)) for rows in epochs]
     weights, statistics = weights_of(presented), recorded(presented).compute()
-    assert statistics.rival is not None
     for i, y in enumerate(LABELS):
         votes = [0.0] * K
         for weight, epoch in zip(weights, epochs, strict=True):
             votes[largest_other(epoch[i], y)] += weight
-        rival = votes.index(max(votes))
-        if votes[rival] > 0.501 * sum(weights):  # the lead is kept with a precision of 2^-15
-            assert statistics.rival[i] == rival
+        candidate = votes.index(max(votes))
+        if statistics.correctness[i] < 1 and votes[candidate] > 0.501 * sum(weights):  # kept in steps of 2^-15
+            assert statistics.candidate[i] == candidate
 
 
 def of_fourteen_epochs() -> list[list[tuple[int, list[float]]]]:
@@ -430,30 +426,29 @@ def test_the_epoch_reports_what_changed_in_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("predicted", "rival", "candidate", "share"),
+    ("predicted", "candidate", "share"),
     [
         # Where all presentations are wrong, the epochs weigh 1, 8 and 27.
-        ([1, 2], 2, 2, (8 - 1) / 9),
-        ([1, 2, 2], 2, 2, (8 + 27 - 1) / 36),
-        ([2, 1, 2], 2, 2, (1 + 27 - 8) / 36),
-        ([2, 0], 2, 2, 1 / 2),  # an epoch without errors weighs nothing
-        ([0, 0], 1, -1, math.nan),  # of the other classes, which tie, the lowest one
+        ([1, 2], 2, (8 - 1) / 9),
+        ([1, 2, 2], 2, (8 + 27 - 1) / 36),
+        ([2, 1, 2], 2, (1 + 27 - 8) / 36),
+        ([2, 0], 2, 1 / 2),  # an epoch without errors weighs nothing
+        ([0, 0], -1, math.nan),
     ],
 )
-def test_the_rival_is_the_weighted_majority_of_the_largest_other_classes(
-    predicted: list[int], rival: int, candidate: int, share: float
+def test_the_candidate_is_the_weighted_majority_of_the_largest_other_classes(
+    predicted: list[int], candidate: int, share: float
 ) -> None:
     dynamics = TrainingDynamics(1)
     for epoch, k in enumerate(predicted):
         dynamics.update([0], torch.eye(3)[[k]], torch.tensor([0]))
         dynamics.end_epoch(epoch)
     statistics = dynamics.compute()
-    assert statistics.rival is not None
-    assert (statistics.rival.item(), statistics.candidate.item()) == (rival, candidate)
+    assert statistics.candidate.item() == candidate
     assert statistics.candidate_share.item() == pytest.approx(share, abs=1e-4, nan_ok=True)
 
 
-def test_a_record_that_counted_predictions_continues_with_them_as_rivals() -> None:
+def test_a_record_that_counted_predictions_continues_with_them() -> None:
     dynamics = TrainingDynamics(2)
     dynamics.update([0, 1], torch.eye(3)[[2, 1]], torch.tensor([0, 1]))
     dynamics.end_epoch(0)
@@ -464,8 +459,7 @@ def test_a_record_that_counted_predictions_continues_with_them_as_rivals() -> No
     resumed = TrainingDynamics(2)
     resumed.load_state_dict(saved)
     statistics = resumed.compute()
-    assert statistics.rival is not None
-    assert (statistics.rival.tolist(), statistics.candidate.tolist()) == ([2, -1], [2, -1])
+    assert statistics.candidate.tolist() == [2, -1]
     np.testing.assert_allclose(statistics.candidate_share, [1.0, np.nan])
 
 

@@ -210,8 +210,8 @@ def read_statistics(state: State) -> SampleStatistics:
     """Return the statistics of the record; arrays of length N, copies."""
     times = np.where(state["presentations"] > 0, state["presentations"], np.nan)
     has_presentations = ~np.isnan(times)
-    first_learned, rival = state["first_learned"], state["rival"].astype(np.int32)
-    candidate = np.where(state["correct"] < state["presentations"], rival, -1)
+    first_learned = state["first_learned"]
+    candidate = np.where(state["correct"] < state["presentations"], state["rival"], -1)
     lead = state[_LEAD_OF_RIVAL] / _WHOLE
     statistics = SampleStatistics(
         label=state["label"].astype(np.int32),
@@ -228,12 +228,11 @@ def read_statistics(state: State) -> SampleStatistics:
         el2n=read_sum(state, "el2n_sum") / times,
         probability_gap=np.where(has_presentations, np.maximum(-state[_LEAD], 0), np.nan),
         predicted=state["predicted"].astype(np.int32),
-        candidate=candidate,
+        candidate=candidate.astype(np.int32),
         candidate_share=np.where(candidate >= 0, lead * (1 - state["correct"] / times), np.nan),
         weighted_margin=np.where(has_presentations, state["weighted_margin"], np.nan),
         weighted_confidence=np.where(has_presentations, state["weighted_p_label"], np.nan),
         weighted_rival=np.where(has_presentations, state["weighted_p_rival"], np.nan),
-        rival=rival if kind_of(state) is None else None,
         mean_probabilities=_mean_probabilities(state, times),
         expected_entropy=read_sum(state, _ENTROPY) / times if f"{_ENTROPY}.high" in state else None,
     )

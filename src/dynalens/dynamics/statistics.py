@@ -33,19 +33,18 @@ class SampleStatistics:
         el2n: Mean of ||p - onehot(y)||_2, in [0, sqrt(2)] (Paul et al. 2021, who average over seeds).
         probability_gap: max_k p_k - p_y at the last presentation, in [0, 1].
         predicted: Class of the largest logit at the last presentation, int; -1 where never seen.
-        candidate: The ``rival``, int; -1 if all presentations were correct.
-        candidate_share: Estimate of the fraction of presentations that predicted the candidate, in [0, 1]: how far it
-            leads in the vote for the rival, times the fraction of presentations that were wrong. It is exact if no
-            third class ever came before the candidate. NaN if all presentations were correct.
+        candidate: The class but the label that most often has the largest logit of these, int; -1 if all presentations
+            were correct. An epoch counts with the weight of ``weighted_margin``. The candidate is found by the majority
+            vote of Boyer and Moore (1981), which is exact if one class has more than half of the weights.
+        candidate_share: Estimate of the fraction of presentations that predicted the candidate, in [0, 1]: its lead in
+            this vote times the fraction of presentations that were wrong. It is exact if no third class ever came
+            before the candidate. NaN if all presentations were correct.
         weighted_margin: Weighted mean of the margin. The weight of an epoch is
             :func:`~dynalens.dynamics.epoch_weight`, if a sample has several units
             :func:`~dynalens.dynamics.weighting.unit_weight`, and of a regression
             :func:`~dynalens.dynamics.weighting.number_weight`.
         weighted_confidence: The same mean of p_y.
         weighted_rival: The same mean of max_{k != y} p_k.
-        rival: The class but the label that most often has the largest logit of these, int; -1 if never seen. An epoch
-            counts with its weight. It is found by the majority vote of Boyer and Moore (1981), which is exact if one
-            class has more than half of the weights. None with units, and in records of earlier versions.
         mean_probabilities: Mean of p over presentations, shape ``(N, K)``, float32; None unless it was asked for, and
             before the first epoch has ended.
         expected_entropy: Mean of the entropy of p over presentations, in nats, in [0, ln K]. None if
@@ -115,7 +114,6 @@ class SampleStatistics:
     weighted_margin: Array
     weighted_confidence: Array
     weighted_rival: Array
-    rival: Array | None = None
     mean_probabilities: Array | None = None
     expected_entropy: Array | None = None
     unit: Array | None = None

@@ -17,7 +17,7 @@ MOST_SAMPLES = 2**31
 _FEW_EPOCHS = 1000
 """So many may show no sample, as where logits are not finite."""
 
-_CLASSES = ("label", "predicted", "candidate", "rival")
+_CLASSES = ("label", "predicted", "candidate")
 _COUNTS = ("presentations", "forgetting_events")
 _EPOCHS = ("first_learned", "last_forgotten")
 _UNITS = ("unit", "unit_margin", "mean_margin")
@@ -49,7 +49,7 @@ def check_statistics(arrays: Mapping[str, Array]) -> None:
     for name, values in arrays.items():
         if name != "unit_given":
             _check_kind(name, values, num_samples)
-    for name in _classes_in(arrays):
+    for name in _CLASSES:
         check_range(name, arrays[name], -1, MOST_CLASSES)
     for name in _COUNTS:
         check_range(name, arrays[name], 0, 2**31)
@@ -202,18 +202,13 @@ def _check_agreement(arrays: Mapping[str, Array]) -> None:
         raise ValueError("last_forgotten of samples that were not forgotten, or none of samples that were")
     if "target" not in arrays and (arrays["label"][is_seen] < 0).any():
         raise ValueError("label of no class of samples that were seen")
-    for name in () if "unit" in arrays else _classes_in(arrays)[2:]:
-        if ((arrays[name] >= 0) & (arrays[name] == arrays["label"])).any():
-            raise ValueError(f"{name} that is the label itself")
+    if "unit" not in arrays and ((arrays["candidate"] >= 0) & (arrays["candidate"] == arrays["label"])).any():
+        raise ValueError("candidate that is the label itself")
     for names, matrix_name in (
-        (_classes_in(arrays), "mean_probabilities"), (("unit",), "unit_margins"), (("unit",), "unit_residuals"),
+        (_CLASSES, "mean_probabilities"), (("unit",), "unit_margins"), (("unit",), "unit_residuals"),
     ):  # fmt: skip
         for name in names if matrix_name in arrays else ():
             check_range(name, arrays[name], -1, arrays[matrix_name].shape[1])
-
-
-def _classes_in(arrays: Mapping[str, Array]) -> list[str]:
-    return [name for name in _CLASSES if name in arrays]
 
 
 def _check_epochs(name: str, epochs: Any, max_epochs: int) -> None:

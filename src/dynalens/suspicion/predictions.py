@@ -16,7 +16,7 @@ class Predictions:
         margin: Shape ``(N,)``, of z_y - max_{k != y} z_k.
         p_label: Shape ``(N,)``, of p_y.
         rival: Shape ``(N,)``, the class but the label that most often has the largest probability of these; -1 where
-            none is known.
+            the label always had a larger one.
         p_rival: Shape ``(N,)``, of max_{k != y} p_k, which is taken for the probability of the rival.
         classes: Number K of classes that occur as label or rival, at least 2.
     """
@@ -31,8 +31,7 @@ class Predictions:
     @classmethod
     def from_statistics(cls, statistics: SampleStatistics) -> "Predictions":
         """Return what the record keeps of samples that were seen."""
-        rival = statistics.candidate if statistics.rival is None else statistics.rival
-        label, rival = statistics.label.astype(np.int64), rival.astype(np.int64)
+        label, rival = statistics.label.astype(np.int64), statistics.candidate.astype(np.int64)
         class_count = int(max(label.max(), rival.max(), 1)) + 1
         margin, p_label, p_rival = (
             getattr(statistics, name).astype(np.float64)
