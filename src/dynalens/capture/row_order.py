@@ -63,6 +63,9 @@ class OrderCheck:
     one class throughout, the classes were exchanged: batches with as many samples of each look as if they were in
     another order.
 
+    Args:
+        limit: Largest probability of chance at which it is no accident.
+
     Example:
         >>> check = OrderCheck()
         >>> check.refutes([0, 1, 2, 0], [1, 0, 0, 2]), [check.refutes([0, 1, 2, 0], [1, 0, 0, 2]) for _ in range(2)]
@@ -72,7 +75,11 @@ class OrderCheck:
         [False, True]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float = _CHANCE) -> None:
+        self.is_open = True
+        """Whether a further step can still show it."""
+
+        self._limit = limit
         self._is_reordered, self._chance = True, 1.0
         self._pairs: set[tuple[Any, int]] = set()
         self._counts: list[tuple[Counter[Any], Counter[int]]] = []
@@ -86,13 +93,13 @@ class OrderCheck:
             self._chance *= chance_of(counts)
             self._counts.append((Counter(label), counts))
         is_exchange = len(self._pairs) == len(dict(self._pairs))
-        return not is_exchange and self._chance * (1 if self._is_reordered else self._ways_to_number()) < _CHANCE
+        of_labels, of_targets = self._frequencies(), self._frequencies(of_targets=True)
+        self.is_open = not is_exchange and of_labels == of_targets
+        is_one_numbering = len(set(of_labels)) == len(of_labels)
+        ways = 1 if self._is_reordered else math.factorial(len(of_labels)) if is_one_numbering else math.inf
+        return self.is_open and self._chance * ways < self._limit
 
-    def _ways_to_number(self) -> float:
-        """Return K!, or infinity if no single way to number the labels makes them as frequent as the targets."""
-        of_labels, of_targets = (
-            sorted(tuple(counts[value] for counts in steps) for value in set().union(*steps))
-            for steps in zip(*self._counts, strict=True)
-        )
-        is_one = of_labels == of_targets and len(set(of_labels)) == len(of_labels)
-        return math.factorial(len(of_labels)) if is_one else math.inf
+    def _frequencies(self, *, of_targets: bool = False) -> list[tuple[int, ...]]:
+        """Return how often each value of the labels, or of the targets, is in each step, in the order of these."""
+        steps = [counts[of_targets] for counts in self._counts]
+        return sorted(tuple(counts[value] for counts in steps) for value in set().union(*steps))

@@ -43,7 +43,7 @@ class OwnLabels:
 
     def __init__(self) -> None:
         self._pairs: dict[Hashable, list[tuple[Any, int]]] = {}
-        self._orders: defaultdict[Hashable, OrderCheck] = defaultdict(OrderCheck)
+        self._orders = defaultdict[Hashable, OrderCheck](lambda: OrderCheck(0.001))
         self._reordered: set[Hashable] = set()
 
     def see(self, labels: Mapping[Any, list[Any]], targets: list[int]) -> None:

@@ -108,9 +108,8 @@ class LabelCheck:
         """Whether ``see`` must be called for the next step. It is stored, not computed, because each step asks for
         it."""
 
-        self._orders: defaultdict[Path, OrderCheck] = defaultdict(
-            OrderCheck
-        )  # of all columns, whatever they are called
+        self._orders = defaultdict[Path, OrderCheck](lambda: OrderCheck(0.001))  # most columns are no labels
+        self._orders[GIVEN] = OrderCheck()
         self._reordered, self._draws_always = set[Path](), True
         self.witness: Path | None = None
         """Path at which the batches of the first steps hold their targets; None if there is none."""
@@ -155,13 +154,15 @@ class LabelCheck:
         label_paths = usual_paths or set(relations)
         labels_alike = {"same", "function"} & set(relations.values()) or "equal" in map(relations.get, label_paths)
         self.confirmed = is_traced or bool(labels_alike)
+        open_paths = {path for path in values if self._orders[path].is_open}
         if not labels_alike:
-            self._check_changed(label_paths - {GIVEN})
+            self._check_changed((usual_paths | open_paths) - {GIVEN})
             self._check_renumbered(label_paths)
             check_step_before(self._steps)
         is_settled = self._are_settled(label_paths, relations) and bool(labels_alike)
         # Nothing may have told so far what the targets have to do with the labels of the batch or the dataset.
-        tells_little = sum(len(targets) for _, targets in self._steps) < _ENOUGH_TARGETS
+        enough = _ENOUGH_TARGETS * (10 if open_paths else 1)
+        tells_little = sum(len(targets) for _, targets in self._steps) < enough
         self.needs_steps = len(self._steps) < _FIRST_STEPS or (tells_little and not is_settled)
         if not self.confirmed:
             has_ignored = integers is not None and len(integers) == len(row_targets)
