@@ -505,14 +505,23 @@ class OfNames(Regressor):
         super().__init__(36)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        x, y = batch.values() if isinstance(batch, dict) else (batch.signal, batch.price)
+        x, y = (batch["signal"], batch["price"]) if isinstance(batch, dict) else (batch.signal, batch.price)
         z = self(x / N)
         return F.mse_loss(z, x.flatten(1)) if self.rebuilds else F.mse_loss(z[:, :1], y)
 
 
-@pytest.mark.parametrize("kind", [Batch, lambda x, y: {"signal": x, "price": y}], ids=["object", "dict"])
+KINDS = {
+    "object": Batch,
+    "dict": lambda x, y: {"signal": x, "price": y},
+    "dict, targets first": lambda x, y: {"price": y, "signal": x},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 @pytest.mark.filterwarnings("ignore:Expected a folder without a record")
-def test_the_first_entry_of_a_batch_with_names_is_its_input(tmp_path: Path, kind: Callable[..., Any]) -> None:
+def test_the_entry_with_the_most_axes_of_a_batch_with_names_is_its_input(
+    tmp_path: Path, kind: Callable[..., Any]
+) -> None:
     def together(samples: Any) -> Any:
         return kind(*(torch.stack(column) for column in zip(*samples, strict=True)))
 

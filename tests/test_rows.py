@@ -355,9 +355,14 @@ class Hidden(Dataset[Any]):
         return self.data[i]
 
 
-def of_eight() -> DataLoader[Any]:
-    """Batches whose labels differ from those in the reverse order, whatever numbers the classes have."""
-    return loader(batch_size=8)
+def of_eight(form: Callable[[Tensor], Tensor] = torch.clone) -> DataLoader[Any]:
+    """Batches whose labels, in some form, differ from those in the reverse order, whatever numbers the classes have."""
+    return loader(TensorDataset(images(), form(labels())), batch_size=8)
+
+
+class FloatingClasses(Ordered):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits, y.long())
 
 
 class LabelsAlone(Classifier):
@@ -448,6 +453,16 @@ RAISES: dict[str, tuple[Callable[[], Classifier], Callable[[], Any], type[Except
     "through numpy": (lambda: Ordered(through_numpy), of_eight, SampleIdentityError, ORDER),
     "hook that permutes and changes": (
         lambda: Hooked(lambda batch: permuted(brightened(batch))), of_eight, SampleIdentityError, ORDER,
+    ),
+    "through numpy, rows with one 1": (
+        lambda: Ordered(through_numpy), lambda: of_eight(lambda y: F.one_hot(y, K).float()), SampleIdentityError, ORDER,
+    ),
+    "through numpy, smoothed": (
+        lambda: Ordered(through_numpy), lambda: of_eight(lambda y: F.one_hot(y, K) * 0.7 + 0.1), SampleIdentityError,
+        ORDER,
+    ),
+    "through numpy, floating classes": (
+        lambda: FloatingClasses(through_numpy), lambda: of_eight(lambda y: y.float()), SampleIdentityError, ORDER,
     ),
     "left out through numpy": (
         lambda: Ordered(lambda x, y: (x[1:], torch.from_numpy(y.numpy()[1:]))), loader, SampleIdentityError, ROWS,

@@ -195,10 +195,10 @@ def _inputs_and_others(batch: Any) -> tuple[list[Tensor], list[Tensor]]:
     """Return the tensors of a batch that are inputs, and its other tensors.
 
     Inputs are what stands under the usual keys of a dict or attributes of an object, or else its first tensor that is
-    not under a usual key of labels, of those that are no vectors if there are any. Of a tuple they are the first entry.
+    not under a usual key of labels, of those with the most axes. Of a tuple they are the first entry.
     """
     entries = list(leaves(batch))
-    names = [path[0] for path, _ in sorted(entries, key=lambda entry: entry[1].ndim < 2) if path]
+    names = [path[0] for path, _ in sorted(entries, key=lambda entry: -entry[1].ndim) if path]
     usual = [name for name in names if name in INPUT_KEYS]
     first_name = [name for name in names if name not in LABEL_KEYS][:1]
     inputs: set[Any] = {0} if 0 in names else set(usual or first_name)

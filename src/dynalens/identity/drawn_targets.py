@@ -3,6 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class OwnLabels:
 
     def __init__(self) -> None:
         self._pairs: dict[Hashable, list[tuple[Any, int]]] = {}
-        self._orders = defaultdict[Hashable, OrderCheck](lambda: OrderCheck(0.001))
+        self._orders = defaultdict[Hashable, OrderCheck](partial(OrderCheck, 0.001))
         self._reordered: set[Hashable] = set()
 
     def see(self, labels: Mapping[Any, list[Any]], targets: list[int]) -> None:

@@ -3,6 +3,7 @@
 import operator
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -108,8 +109,8 @@ class LabelCheck:
         """Whether ``see`` must be called for the next step. It is stored, not computed, because each step asks for
         it."""
 
-        self._orders = defaultdict[Path, OrderCheck](lambda: OrderCheck(0.001))  # most columns are no labels
-        self._orders[GIVEN] = OrderCheck()
+        # Most columns are no labels, but those of the dataset are.
+        self._orders = defaultdict[Path, OrderCheck](partial(OrderCheck, 0.001), {GIVEN: OrderCheck()})
         self._reordered, self._draws_always = set[Path](), True
         self.witness: Path | None = None
         """Path at which the batches of the first steps hold their targets; None if there is none."""
@@ -159,10 +160,9 @@ class LabelCheck:
             self._check_changed((usual_paths | open_paths) - {GIVEN})
             self._check_renumbered(label_paths)
             check_step_before(self._steps)
-        is_settled = self._are_settled(label_paths, relations) and bool(labels_alike)
-        # Nothing may have told so far what the targets have to do with the labels of the batch or the dataset.
-        enough = _ENOUGH_TARGETS * (10 if open_paths else 1)
-        tells_little = sum(len(targets) for _, targets in self._steps) < enough
+        # Nothing may have told what targets have to do with labels, and rows of numbers may become several labels.
+        is_settled = self._are_settled(label_paths, relations) and bool(labels_alike) and (integers or not classes)
+        tells_little = sum(len(targets) for _, targets in self._steps) < _ENOUGH_TARGETS * (10 if open_paths else 1)
         self.needs_steps = len(self._steps) < _FIRST_STEPS or (tells_little and not is_settled)
         if not self.confirmed:
             has_ignored = integers is not None and len(integers) == len(row_targets)

@@ -31,7 +31,7 @@ from dynalens.identity.recorder import has_batch_hooks
 from dynalens.identity.samples import SampleIdentity
 from dynalens.identity.target_rows import are_side_by_side, check_layer, columns_of_samples, in_views, rows_of_all
 from dynalens.identity.trace import TRACE, RowSource
-from dynalens.identity.units import coded_columns, row_codes, what_counts
+from dynalens.identity.units import class_columns, coded_columns, row_codes, what_counts
 
 _COMPARED_BATCHES = 3
 """Number of batches that are compared before and after the module's hooks. After a hook has reordered one, all are."""
@@ -312,7 +312,9 @@ class StepRows:
         if target_rows is not rows:
             columns = columns_of_samples(columns, rows.tolist(), target_rows.tolist())
         targets, classes, step_targets = presentation.targets, presentation.logits.shape[1], presentation.step_targets
-        if presentation.units is not None:
+        if presentation.units is None:
+            columns |= class_columns(columns, classes)
+        else:
             mask = what_counts(step_targets, presentation.loss_mask)
             columns |= coded_columns(columns, step_targets, mask)
             targets, classes = torch.tensor(row_codes(step_targets, mask)), 0

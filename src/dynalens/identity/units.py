@@ -47,5 +47,26 @@ def coded_columns(columns: Mapping[Path, Column], targets: Tensor, mask: Tensor 
     }
 
 
+def class_columns(columns: Mapping[Path, Column], classes: int) -> dict[Path, Column]:
+    """Return columns that may hold classes in another form as integers: whole numbers, and a number for each class.
+
+    Example:
+        >>> import torch
+        >>> columns = class_columns({"y": torch.tensor([1.0, 0.0]), "z": torch.eye(2), "x": torch.rand(2, 9)}, 2)
+        >>> {path: column.tolist() for path, column in columns.items()}
+        {'y': [1, 0], 'z': [0, 1]}
+    """
+    tensors = {path: column for path, column in columns.items() if isinstance(column, Tensor) and len(column)}
+    real = {path: column.flatten(1) if column.ndim > 1 else column[:, None] for path, column in tensors.items()}
+    real = {
+        path: column for path, column in real.items() if column.shape[1] in (1, classes) and not column.is_complex()
+    }
+    return {
+        path: column.argmax(dim=1) if column.shape[1] > 1 else column[:, 0].long()
+        for path, column in real.items()
+        if column.shape[1] > 1 or bool((column == column.long()).all())
+    }
+
+
 def _rows(values: Tensor) -> Tensor:
     return values.reshape(len(values), -1) if len(values) else values.reshape(0, 1)
