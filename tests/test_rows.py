@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, StackDataset, Subset, TensorDataset, default_collate
 
 from dynalens import CaptureError, IndexedDataset, RelabelledDataset, SampleIdentityError, TrainingDynamicsMonitor
-from dynalens.capture import Presentation
+from dynalens.capture import OrderCheck, Presentation
 from dynalens.identity import SampleIdentity, StepRows
 from dynalens.identity.dataset_labels import disagreements, given_labels
 from dynalens.identity.labels import GIVEN, LabelCheck
@@ -823,6 +823,15 @@ def test_classes_that_the_dataset_exchanges_are_no_other_order(classes: int, is_
         exchanged = classes - 1 - y
         check.see({GIVEN: y, (1,): exchanged}, exchanged, classes=classes, is_traced=True)
     assert check.confirmed
+
+
+def test_another_order_of_many_classes_is_told_beyond_the_range_of_floats() -> None:
+    # Class k is there k + 1 times, and so is the label k + 1000. By chance: n! * prod((c / n)^c / c!) with n = 20,100, or
+    # 1e-265, times 200! = 1e375 ways to number the labels; in two steps 1e-530 * 1e375.
+    target = [k for k in range(200) for _ in range(k + 1)]
+    label = [k + 1000 for k in target[1:] + target[:1]]
+    order = OrderCheck()
+    assert [order.refutes(label, target) for _ in range(2)] == [False, True]
 
 
 def test_targets_that_have_nothing_to_do_with_the_labels_are_looked_at_for_a_hundred_rows() -> None:

@@ -18,17 +18,17 @@ def is_reordered(label: list[Any], target: list[Any]) -> bool:
     return len(set(target)) > 1 and label != target and Counter(label) == Counter(target)
 
 
-def chance_of(counts: Counter[int], *, in_order: bool = False) -> float:
-    """Return the probability that independent targets have each class exactly this often, or are in exactly this order.
+def log_chance_of(counts: Counter[int], *, in_order: bool = False) -> float:
+    """Return the log probability that independent targets have each class so often, or are in exactly this order.
 
     Example:
-        >>> round(chance_of(Counter([0, 1])), 9), round(chance_of(Counter([0, 1]), in_order=True), 9)
-        (0.5, 0.25)
+        >>> [round(math.exp(log_chance_of(Counter([0, 1]), in_order=in_order)), 9) for in_order in (False, True)]
+        [0.5, 0.25]
     """
     n = counts.total()
     of_one_order = sum(c * math.log(c / n) for c in counts.values())
     orders = 0.0 if in_order else math.lgamma(n + 1) - sum(math.lgamma(c + 1) for c in counts.values())
-    return math.exp(of_one_order + orders)
+    return of_one_order + orders
 
 
 class SameNumbers:
@@ -44,14 +44,14 @@ class SameNumbers:
         self.is_open = True
         """Whether a further step can still show it."""
 
-        self._chance = 1.0
+        self._log_chance = 0.0
 
     def tells(self, a: list[int], b: list[int]) -> bool:
         """Return whether this step and the earlier ones show it."""
         counts = Counter(b)
         self.is_open &= Counter(a) == counts
-        self._chance *= chance_of(counts, in_order=a == b) if counts else 1.0
-        return self.is_open and self._chance < _CHANCE
+        self._log_chance += log_chance_of(counts, in_order=a == b) if counts else 0.0
+        return self.is_open and self._log_chance < math.log(_CHANCE)
 
 
 class OrderCheck:
@@ -79,8 +79,8 @@ class OrderCheck:
         self.is_open = True
         """Whether a further step can still show it."""
 
-        self._limit = limit
-        self._is_reordered, self._chance = True, 1.0
+        self._log_limit = math.log(limit)
+        self._is_reordered, self._log_chance = True, 0.0
         self._pairs: set[tuple[Any, int]] = set()
         self._counts: list[tuple[Counter[Any], Counter[int]]] = []
 
@@ -90,14 +90,14 @@ class OrderCheck:
         self._pairs.update(zip(label, target, strict=True))
         if len(counts) > 1 and label != target:
             self._is_reordered &= is_reordered(label, target)
-            self._chance *= chance_of(counts)
+            self._log_chance += log_chance_of(counts)
             self._counts.append((Counter(label), counts))
         is_exchange = len(self._pairs) == len(dict(self._pairs))
         of_labels, of_targets = self._frequencies(), self._frequencies(of_targets=True)
         self.is_open = not is_exchange and of_labels == of_targets
         is_one_numbering = len(set(of_labels)) == len(of_labels)
-        ways = 1 if self._is_reordered else math.factorial(len(of_labels)) if is_one_numbering else math.inf
-        return self.is_open and self._chance * ways < self._limit
+        log_ways = 0.0 if self._is_reordered else math.lgamma(len(of_labels) + 1) if is_one_numbering else math.inf
+        return self.is_open and self._log_chance + log_ways < self._log_limit
 
     def _frequencies(self, *, of_targets: bool = False) -> list[tuple[int, ...]]:
         """Return how often each value of the labels, or of the targets, is in each step, in the order of these."""
