@@ -826,8 +826,8 @@ def test_classes_that_the_dataset_exchanges_are_no_other_order(classes: int, is_
 
 
 def test_another_order_of_many_classes_is_told_beyond_the_range_of_floats() -> None:
-    # Class k is there k + 1 times, and so is the label k + 1000. By chance: n! * prod((c / n)^c / c!) with n = 20,100, or
-    # 1e-265, times 200! = 1e375 ways to number the labels; in two steps 1e-530 * 1e375.
+    # Class k is there k + 1 times, and so is the label k + 1000. With n = 20,100 samples, the probability of chance
+    # is n! * prod((c / n)^c / c!) = 1e-265, times 200! = 1e375 ways to number the labels; in two steps 1e-530 * 1e375.
     target = [k for k in range(200) for _ in range(k + 1)]
     label = [k + 1000 for k in target[1:] + target[:1]]
     order = OrderCheck()
