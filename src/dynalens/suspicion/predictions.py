@@ -18,7 +18,7 @@ class Predictions:
         rival: Shape ``(N,)``, the class but the label that most often has the largest probability of these; -1 where
             the label always had a larger one.
         p_rival: Shape ``(N,)``, of max_{k != y} p_k, which is taken for the probability of the rival.
-        classes: Number K of classes that occur as label or rival, at least 2.
+        class_count: Number K of classes that occur as label or rival, at least 2.
     """
 
     label: Array
