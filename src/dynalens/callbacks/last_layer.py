@@ -61,7 +61,8 @@ class LastLayer:
 
     def close(self) -> None:
         """End the watch: what runs from now on is not the step's forward pass."""
-        self._step.close()
+        if self._calls is not None:
+            self._step.close()
 
     def record(self, presentation: Presentation) -> None:
         """Add a step whose logits and targets are known.

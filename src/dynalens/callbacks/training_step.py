@@ -186,6 +186,8 @@ class TrainingStep:
 
         If a step after the first ones has none, training goes on, with one warning.
         """
+        if self._features.name is None:
+            return
         try:
             self._keep_features(presentation, num_samples)
         except Exception as error:

@@ -53,7 +53,8 @@ class Heads:
 
     def stop(self) -> None:
         """End the watch: the step has run."""
-        self._watching.close()
+        if self._model is not None:
+            self._watching.close()
 
     def forget(self) -> None:
         """Drop what the step computed."""
