@@ -41,7 +41,7 @@ def features(score: Array) -> Array:
     return result
 
 
-def answered_log_odds(score: Array, asked: Array, wrong: Array, weight: Array, label: Array | None = None) -> Array:
+def answered_log_odds(score: Array, rows: Array, wrong: Array, weight: Array, label: Array | None = None) -> Array:
     r"""Return the log odds that each label is wrong, fitted on the answers, up to a constant.
 
     With the :func:`features` z of the score and the label y, they are
@@ -61,7 +61,7 @@ def answered_log_odds(score: Array, asked: Array, wrong: Array, weight: Array, l
 
     Args:
         score: Shape ``(N,)``, log odds of the run alone, without NaN.
-        asked: Shape ``(n,)``, rows that were answered as right or wrong.
+        rows: Shape ``(n,)``, rows that were answered as right or wrong.
         wrong: Shape ``(n,)``, 1 where the answer was "wrong", else 0.
         weight: Shape ``(n,)``, samples that each answer stands for.
         label: Shape ``(N,)``, the class of each label, integers from 0. Default: nothing is said of classes.
@@ -70,17 +70,17 @@ def answered_log_odds(score: Array, asked: Array, wrong: Array, weight: Array, l
         Shape ``(N,)``.
 
     Example:
-        >>> classes, asked = np.array([0, 0, 1, 1]), np.array([0, 2])
-        >>> same = answered_log_odds(np.zeros(4), asked, np.array([1, 0]), np.array([2.0, 2.0]))
+        >>> classes, rows = np.array([0, 0, 1, 1]), np.array([0, 2])
+        >>> same = answered_log_odds(np.zeros(4), rows, np.array([1, 0]), np.array([2.0, 2.0]))
         >>> bool((same == 0).all())  # all scores are alike
         True
-        >>> by_class = answered_log_odds(np.zeros(4), asked, np.array([1, 0]), np.array([2.0, 2.0]), classes)
+        >>> by_class = answered_log_odds(np.zeros(4), rows, np.array([1, 0]), np.array([2.0, 2.0]), classes)
         >>> bool(by_class[1] > 0 > by_class[3])  # the one with the label of the wrong answer is more suspicious
         True
     """
     z, deviations = features(score), DEVIATIONS if label is not None else DEVIATIONS[:1]
     classes = np.zeros(len(score), np.int64) if label is None else label
-    models = [_rising_model(z[asked], wrong, weight, classes[asked], int(classes.max()) + 1, d) for d in deviations]
+    models = [_rising_model(z[rows], wrong, weight, classes[rows], int(classes.max()) + 1, d) for d in deviations]
     evidence = np.array([model.evidence for model in models])
     shares = np.exp(evidence - evidence.max()) / np.exp(evidence - evidence.max()).sum()
     log_odds = sum(
@@ -110,14 +110,14 @@ def _rising_model(z: Array, wrong: Array, weight: Array, label: Array, classes: 
         del columns[int(np.argmin(model.slopes))]
 
 
-def calibrated(log_odds: Array, asked: Array, wrong: Array, rate: float) -> Array:
+def calibrated(log_odds: Array, rows: Array, wrong: Array, rate: float) -> Array:
     """Return the probability that each label is wrong, 1 / (1 + exp(-(x + d))) with the log odds x.
 
     d shifts the mean of all samples, answered ones as they were answered, to ``rate``.
 
     Args:
         log_odds: Shape ``(N,)``, of :func:`answered_log_odds`.
-        asked: Shape ``(n,)``, rows that were answered as right or wrong.
+        rows: Shape ``(n,)``, rows that were answered as right or wrong.
         wrong: Shape ``(n,)``, 1 where the answer was "wrong", else 0.
         rate: Estimated fraction of wrong labels.
 
@@ -129,18 +129,18 @@ def calibrated(log_odds: Array, asked: Array, wrong: Array, rate: float) -> Arra
         array([1. , 0. , 0.5, 0.5])
     """
     p = np.zeros(len(log_odds))
-    p[asked] = wrong
-    is_unasked = np.ones(len(log_odds), dtype=np.bool_)
-    is_unasked[asked] = False
-    count = int(is_unasked.sum())
+    p[rows] = wrong
+    is_open = np.ones(len(log_odds), dtype=np.bool_)
+    is_open[rows] = False
+    count = int(is_open.sum())
     if count:
         mean = np.clip((rate * len(log_odds) - wrong.sum()) / count, 0, 1)
-        unasked = log_odds[is_unasked]
-        p[is_unasked] = probability(unasked + shifted(unasked, np.full(count, 1 / count), mean))
+        open_odds = log_odds[is_open]
+        p[is_open] = probability(open_odds + shifted(open_odds, np.full(count, 1 / count), mean))
     return p
 
 
-def reweighed(score: Array, contrast: Array, share: float, asked: Array, wrong: Array, weight: Array) -> Array:
+def reweighed(score: Array, contrast: Array, share: float, rows: Array, wrong: Array, weight: Array) -> Array:
     r"""Return the scores with the share of the embeddings that the answers of a person speak for.
 
     Let s be the score of the run, e the score of the embeddings on the same scale, and a the share of the embeddings.
@@ -159,7 +159,7 @@ def reweighed(score: Array, contrast: Array, share: float, asked: Array, wrong: 
         score: Shape ``(N,)``, log odds by run and embeddings, without NaN.
         contrast: Shape ``(N,)``, e - s.
         share: a, in [0, 1].
-        asked: Shape ``(n,)``, rows that were answered as right or wrong.
+        rows: Shape ``(n,)``, rows that were answered as right or wrong.
         wrong: Shape ``(n,)``, 1 where the answer was "wrong", else 0.
         weight: Shape ``(n,)``, samples that each answer stands for.
 
@@ -177,9 +177,9 @@ def reweighed(score: Array, contrast: Array, share: float, asked: Array, wrong: 
     """
     signals = np.stack([score, contrast], axis=1)
     spread = signals.std(axis=0)
-    if not spread.all() or not len(asked):
+    if not spread.all() or not len(rows):
         return score
-    z = (signals[asked] - signals.mean(axis=0)) / spread
+    z = (signals[rows] - signals.mean(axis=0)) / spread
     score_slope, contrast_slope = fit_answers(z, wrong, weight, precision=(_SLOPE, _CONTRAST)).slopes / spread
     if score_slope <= 0:
         return score

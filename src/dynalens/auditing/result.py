@@ -150,8 +150,8 @@ class Audit:
     def _probability(self) -> Array:
         p = np.full(len(self._score), np.nan)
         rate = self.noise_rate.value
-        asked, wrong, _ = self._decided_answers()
-        p[self._is_recorded] = calibrated(self._log_odds[self._is_recorded], asked, wrong, rate)
+        rows, wrong, _ = self._decided_answers()
+        p[self._is_recorded] = calibrated(self._log_odds[self._is_recorded], rows, wrong, rate)
         return p
 
     def _decided_answers(self) -> tuple[Array, Array, Array]:

@@ -36,9 +36,9 @@ def rows_of_selected(call: LossCall) -> LabelRows | None:
     def spread(values: Tensor) -> Tensor:
         return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
-    counted = call.is_counted()
+    loss_mask = call.is_counted()
     logits, targets = spread(call.logits.detach()), spread(call.targets.detach())
-    return LabelRows(logits, targets, mask if counted is None else spread(counted.expand_as(call.logits)))
+    return LabelRows(logits, targets, mask if loss_mask is None else spread(loss_mask.expand_as(call.logits)))
 
 
 def with_selection(call: LossCall) -> LossCall:

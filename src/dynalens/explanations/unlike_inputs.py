@@ -144,11 +144,11 @@ def _reads_last_axis(model: nn.Module, forward: Forward, x: Tensor) -> bool:
     is_read: list[bool] = []
 
     def observe(module: nn.Module, arguments: Any, _output: Any) -> None:
-        given = next(iter((*arguments[0], *arguments[1].values())), None)
-        if x.ndim == _IMAGES and isinstance(module, nn.Conv2d) and isinstance(given, Tensor):
-            is_read.append(given.shape == x.movedim(-1, 1).shape != x.shape and not is_read)
+        value = next(iter((*arguments[0], *arguments[1].values())), None)
+        if x.ndim == _IMAGES and isinstance(module, nn.Conv2d) and isinstance(value, Tensor):
+            is_read.append(value.shape == x.movedim(-1, 1).shape != x.shape and not is_read)
         elif x.ndim == _SERIES and isinstance(module, (nn.Linear, nn.RNNBase)):
-            is_read.append(isinstance(given, Tensor) and given.shape == x.shape and torch.equal(given.to(x), x))
+            is_read.append(isinstance(value, Tensor) and value.shape == x.shape and torch.equal(value.to(x), x))
 
     with undisturbed(model), torch.no_grad(), captured_calls(model, observe):
         forward(x)

@@ -26,8 +26,8 @@ class RandomDraws:
 
     def have_begun(self) -> bool:
         """Return whether something was drawn since the step began."""
-        before, after = self._states, _states()
-        return before[0] != after[0] or before[1] != after[1] or not np.array_equal(before[2], after[2])
+        old, new = self._states, _states()
+        return old[0] != new[0] or old[1] != new[1] or not np.array_equal(old[2], new[2])
 
 
 class OwnLabels:

@@ -60,8 +60,8 @@ def check_index_moves_along(delivered: Iterable[NotedLabels], after_hooks: Noted
         Traceback (most recent call last):
         dynalens.identity.errors.SampleIdentityError: Expected hooks to reorder the index...
     """
-    for noted in delivered:
-        vectors = [values for _, values in noted]
+    for labels in delivered:
+        vectors = [values for _, values in labels]
         places_of_index = [n for n, values in enumerate(vectors) if sorted(map(str, values)) == sorted(map(str, index))]
         if not places_of_index or len(set(index)) < len(index) or len(after_hooks) != len(vectors):
             continue
@@ -69,8 +69,8 @@ def check_index_moves_along(delivered: Iterable[NotedLabels], after_hooks: Noted
         rows, new_index = {sample: row for row, sample in enumerate(vectors[place])}, after_hooks[place][1]
         if rows.keys() != set(new_index) or len(new_index) != len(index):
             continue
-        for values, (_, after) in zip(vectors, after_hooks, strict=True):
-            if len(values) == len(index) and is_reordered([values[rows[sample]] for sample in new_index], after):
+        for values, (_, new_values) in zip(vectors, after_hooks, strict=True):
+            if len(values) == len(index) and is_reordered([values[rows[sample]] for sample in new_index], new_values):
                 raise SampleIdentityError(
                     "Expected hooks to reorder the index of each sample together with its labels, got labels in an "
                     "order that is not that of the index. Let the hook reorder all that is in the batch."

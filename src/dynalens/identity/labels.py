@@ -258,10 +258,10 @@ class LabelCheck:
         agreement, chance = _agreement(label, target)
         if agreement - chance > (1 - chance) / 2 and _are_mostly_equal(label, target):
             num_wrong = sum(map(operator.ne, label, target))
-            shown, returned = next(pair for pair in pairs if pair[0] != pair[1])
+            dataset_label, returned_label = next(pair for pair in pairs if pair[0] != pair[1])
             report = (
-                f"{num_wrong} of {len(target)} samples with another one in the first steps, such as {returned} where "
-                f"{shown} is shown"
+                f"{num_wrong} of {len(target)} samples with another one in the first steps, such as {returned_label} "
+                f"where {dataset_label} is shown"
             )
             raise SampleIdentityError(NOT_GIVEN.format("the dataset", report))
 

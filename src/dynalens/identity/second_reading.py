@@ -91,7 +91,7 @@ def _tell(sender: Connection, loader: Any, positions: Sequence[int], targets: Ke
     sender.send(is_drawn)
 
 
-def _let_go(kept: int) -> None:
+def _let_go(own_connection: int) -> None:
     """Leave the connections and files of the training but one alone: they are shared with the forked process.
 
     Files that are only read are opened again, at the same place. All others lead nowhere.
@@ -101,7 +101,7 @@ def _let_go(kept: int) -> None:
         with suppress(OSError):
             mode = os.fstat(descriptor).st_mode
             is_shared = stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
-            if descriptor != kept and (is_shared or descriptor in (1, 2)):
+            if descriptor != own_connection and (is_shared or descriptor in (1, 2)):
                 own = _opened_again(descriptor) if _is_read(descriptor) else nowhere
                 os.dup2(own, descriptor)
 

@@ -80,8 +80,8 @@ def dense_binary(logits: Tensor, classes: Tensor, loss_mask: Tensor | None = Non
     margins = torch.where(y == 1, z, -z)
     counts = torch.ones_like(y, dtype=torch.bool) if loss_mask is None else loss_mask.flatten(1)
     units = _Units(margins, F.softplus(-margins), y, 1 - y, counts)
-    shown = _join([_reductions(units, classes.shape[1:], 0)], PIXELS)
-    return shown._replace(unit_targets=_with_ignored(classes.detach(), loss_mask))
+    presentation = _join([_reductions(units, classes.shape[1:], 0)], PIXELS)
+    return presentation._replace(unit_targets=_with_ignored(classes.detach(), loss_mask))
 
 
 def dense_labels(logits: Tensor, bits: Tensor, loss_mask: Tensor | None = None) -> UnitPresentation:
