@@ -20,6 +20,7 @@ from dynalens import LayerMonitor, TrainingDynamicsMonitor, load_record
 from dynalens.cli import main
 from dynalens.faithfulness import METRICS, UNCONTROLLED
 from dynalens.logs.dynamics_log import in_words
+from dynalens.logs.dynamics_pictures import CHARTS
 from dynalens.report import write_report
 from dynalens.suspicion import NoiseRate
 from dynalens.tensorboard import TAGS, tags_table
@@ -270,13 +271,17 @@ def test_the_gallery_shows_the_inputs_as_they_came_with_their_normalisation_undo
         assert picture[..., 0].tolist() == expected.tolist()
 
 
-def test_a_picture_that_fails_is_said_once_and_training_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("part", ["a chart", "the summary"])
+def test_a_picture_or_text_that_fails_is_said_once_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     def fails(*args: Any) -> Any:
         raise ZeroDivisionError("no picture")
 
-    monkeypatch.setitem(__import__("dynalens.logs.dynamics_pictures", fromlist=["CHARTS"]).CHARTS, "margins", fails)
+    if part == "a chart":
+        monkeypatch.setitem(CHARTS, "margins", fails)
+    else:
+        monkeypatch.setattr("dynalens.logs.dynamics_log.in_words", fails)
     monitor = TrainingDynamicsMonitor()
     with pytest.warns(UserWarning, match="switched off, training goes on: ZeroDivisionError: no picture") as warned:
         fit(tmp_path, monitor)

@@ -246,9 +246,8 @@ class DynamicsLog:
         if rate is not None:
             probabilities = wrong_probabilities(statistics, rate.value)
             is_flagged = flagged(probabilities, PRECISION)
-            estimate = Estimate(
-                probabilities, is_flagged, in_words(epoch, is_flagged[statistics.presentations > 0], rate)
-            )
+            words = functools.partial(in_words, epoch, is_flagged[statistics.presentations > 0], rate)
+            estimate = Estimate(probabilities, is_flagged, words)
             summary |= {"noise_rate": rate.value, "suspects": int(is_flagged.sum())} | self._overlap(is_flagged)
         log_scalars(trainer, {f"{self._prefix}/dynamics/{key}": value for key, value in summary.items()}, step)
         write = functools.partial(

@@ -71,12 +71,13 @@ class Estimate:
     Attributes:
         probabilities: Shape ``(N,)``, the probability that each label is wrong; NaN for samples that were never seen.
         is_flagged: Shape ``(N,)``, which samples are flagged.
-        words: Flagged samples, noise rate and reasons to doubt them, in Markdown.
+        words: Returns flagged samples, noise rate and reasons to doubt them, in Markdown, once they are written: a
+            fault in a text ends no training.
     """
 
     probabilities: Array
     is_flagged: Array
-    words: str
+    words: Callable[[], str]
 
 
 class DynamicsPictures:
@@ -220,7 +221,7 @@ class DynamicsPictures:
         """
         self._step, has_presentations = step, statistics.presentations > 0
         if estimate is not None:
-            self._sink.text(f"{self._prefix}/summary", estimate.words, step)
+            self._sink.text(f"{self._prefix}/summary", estimate.words(), step)
         for quantity in _HISTOGRAMS:
             values = getattr(statistics, quantity)[has_presentations]
             self._sink.histogram(f"{self._prefix}/dynamics/{quantity}", values, step)
