@@ -221,11 +221,12 @@ def find_forward(
     if path[:1] == ("",) and len(path) > 1:  # `forward` ends before the logits
         return _one_after_another(model, path)
     is_whole = path in ((), ("",))
-    of_forward = (NotImplementedError,) if is_whole else (NotImplementedError, *_OF_OTHER_ARGUMENTS)
+    # What a module raises that has no `forward` of its own, and one whose `forward` takes the whole batch.
+    of_forward = (NotImplementedError,) if is_whole else (NotImplementedError, *_OF_OTHER_ARGUMENTS)  # torch's error
     with undisturbed(model), torch.no_grad():
         x = model_input(model, images[:1])
         if _takes(model, x):
-            with suppress(*of_forward):  # it has no `forward` of its own, or one that takes the whole batch
+            with suppress(*of_forward):
                 model(x)
                 return model
         if not is_whole:

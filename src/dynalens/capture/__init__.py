@@ -11,13 +11,15 @@ from dynalens.capture.network import Network
 from dynalens.capture.pair_check import ClaimedPairs
 from dynalens.capture.parameters import all_weights
 from dynalens.capture.presentation import Presentation
-from dynalens.capture.row_order import OrderCheck, SameNumbers, is_reordered
+from dynalens.capture.row_order import CHANCE_OF_ANY_COLUMN, ENOUGH_FOR_ORDER, OrderCheck, SameNumbers, is_reordered
 from dynalens.capture.sequences import MASK, padding_of
 from dynalens.capture.step import StepCapture
 from dynalens.capture.views import View
 
 __all__ = [
     "ANOTHER_NETWORK",
+    "CHANCE_OF_ANY_COLUMN",
+    "ENOUGH_FOR_ORDER",
     "MASK",
     "REMEDY",
     "BatchLayout",

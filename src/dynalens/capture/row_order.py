@@ -6,6 +6,11 @@ from typing import Any
 
 _CHANCE = 0.01
 """Largest probability of chance at which the same numbers in another order, in each step, count as a reordering."""
+CHANCE_OF_ANY_COLUMN = 0.001
+"""The same for the columns of a batch, most of which are no labels: of those, one in a hundred would be refused."""
+ENOUGH_FOR_ORDER = 1000
+"""Number of targets from which a column shows another order. Of batches of 300 with two balanced classes, one in twenty
+is as frequent as another by chance, so that three of them are needed."""
 
 
 def is_reordered(label: list[Any], target: list[Any]) -> bool:

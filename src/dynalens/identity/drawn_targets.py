@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dynalens.capture import OrderCheck
+from dynalens.capture import CHANCE_OF_ANY_COLUMN, OrderCheck
 
 _ENOUGH = 100
 """Least number of targets, and of pairs of rows with the same label, from which something is concluded."""
@@ -44,7 +44,7 @@ class OwnLabels:
 
     def __init__(self) -> None:
         self._pairs: dict[Hashable, list[tuple[Any, int]]] = {}
-        self._orders = defaultdict[Hashable, OrderCheck](partial(OrderCheck, 0.001))
+        self._orders = defaultdict[Hashable, OrderCheck](partial(OrderCheck, CHANCE_OF_ANY_COLUMN))
         self._reordered: set[Hashable] = set()
 
     def see(self, labels: Mapping[Any, list[Any]], targets: list[int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dynalens.capture import CaptureError, OrderCheck, is_reordered
+from dynalens.capture import CHANCE_OF_ANY_COLUMN, ENOUGH_FOR_ORDER, CaptureError, OrderCheck, is_reordered
 from dynalens.dynamics import NOT_A_CLASS
 from dynalens.identity.columns import Column, Path, is_integer_vector
 from dynalens.identity.dataset_labels import Array, disagreements, given_labels, given_rows
@@ -110,7 +110,7 @@ class LabelCheck:
         it."""
 
         # Most columns are no labels, but those of the dataset are.
-        self._orders = defaultdict[Path, OrderCheck](partial(OrderCheck, 0.001), {GIVEN: OrderCheck()})
+        self._orders = defaultdict[Path, OrderCheck](partial(OrderCheck, CHANCE_OF_ANY_COLUMN), {GIVEN: OrderCheck()})
         self._reordered, self._draws_always = set[Path](), True
         self.witness: Path | None = None
         """Path at which the batches of the first steps hold their targets; None if there is none."""
@@ -162,7 +162,7 @@ class LabelCheck:
             check_step_before(self._steps)
         # Nothing may have told what targets have to do with labels, and rows of numbers may become several labels.
         is_settled = self._are_settled(label_paths, relations) and bool(labels_alike) and (integers or not classes)
-        tells_little = sum(len(targets) for _, targets in self._steps) < _ENOUGH_TARGETS * (10 if open_paths else 1)
+        tells_little = sum(len(step[1]) for step in self._steps) < (ENOUGH_FOR_ORDER if open_paths else _ENOUGH_TARGETS)
         self.needs_steps = len(self._steps) < _FIRST_STEPS or (tells_little and not is_settled)
         if not self.confirmed:
             has_ignored = integers is not None and len(integers) == len(row_targets)
