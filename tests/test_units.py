@@ -24,8 +24,7 @@ from dynalens import (
     load_record,
 )
 from dynalens.dynamics import Array
-from dynalens.identity.labels import check_given_rows
-from dynalens.identity.units import coded_columns, row_codes
+from dynalens.identity.units import check_given_rows, coded_columns, row_codes
 from dynalens.record import read_arrays
 from dynalens.report import write_report
 from dynalens.units import multi_label

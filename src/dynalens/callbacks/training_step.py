@@ -18,7 +18,8 @@ from dynalens.units import UnitKind
 
 _NO_CLASSES = (
     "Expected the targets to be classes, got {} in this epoch that name no class: soft or mixed ones, as mixup has "
-    "them, or binary ones that are neither 0 nor 1. Pass `capture='labels'` if a sample may have any number of labels."
+    "them, numbers that are not below the number of logits, or binary ones that are neither 0 nor 1. Pass "
+    "`capture='labels'` if a sample may have any number of labels."
 )
 _CHANGED = (
     "Expected the targets of the loss to be the labels of the batch, as in the first steps, got {} other ones in this "

@@ -64,20 +64,24 @@ def labels_of(batch: Any, *, remedy: str = "`capture=` with a callable(outputs, 
 def labels_beside(batch: Any, logits: Any) -> Any:
     """Return the labels of the batch that logits are compared with: of samples, or of pixels, signals or volumes.
 
-    Those of pixels are the only entry that has their axes, after the first entry or under a usual key of labels.
+    Those of pixels, and several labels of a sample, are the only entry that has their axes, after the first entry or
+    under a usual key of labels.
 
     Example:
         >>> labels_beside([Tensor(5, 1, 8, 8), Tensor(5, 8, 8)], Tensor(5, 3, 8, 8)).shape
         torch.Size([5, 8, 8])
+        >>> labels_beside([Tensor(5, 7), Tensor(5, 3)], Tensor(5, 3)).shape
+        torch.Size([5, 3])
     """
-    if not isinstance(logits, Tensor) or logits.ndim < 3:
+    if not isinstance(logits, Tensor) or logits.ndim < 2 or (logits.ndim == 2 and label_vectors(batch)):
         return labels_of(batch)
     n, units = len(logits), logits.shape[2:]
+    shapes = [logits.shape, *([(n, *units), (n, 1, *units)] if units else [])]
     is_listed = not isinstance(batch, Mapping)
     places = [(path, leaf) for path, leaf in leaves(batch) if path]
     entries = [leaf for path, leaf in places if (path[0] != 0 if is_listed else path[-1] in UNIT_LABEL_KEYS)]
-    masks = [entry for entry in entries if entry.shape in ((n, *units), (n, 1, *units), logits.shape)]
-    return masks[0] if len(masks) == 1 else labels_of(batch)
+    matches = [entry for entry in entries if entry.shape in shapes]
+    return matches[0] if len(matches) == 1 else labels_of(batch)
 
 
 def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | None = None) -> tuple[Tensor, Tensor]:

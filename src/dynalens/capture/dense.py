@@ -38,6 +38,7 @@ class DenseTargets:
         self._multi_label, self._levels = multi_label, FixedLevels()
         self._flat: FlatTargets | None = None
         self._comparisons_left, self._place = _COMPARED_STEPS, 0
+        self._unchecked_steps = _COMPARED_STEPS
         self._is_dense = self._has_one_hot = False
         self._label_axis: int | None = None
         self._knows_axis = False
@@ -67,7 +68,7 @@ class DenseTargets:
             class_weight: Shape ``(K,)``; a class of weight 0 has no part.
 
         Raises:
-            CaptureError: If flat targets are others than those of the batch.
+            CaptureError: If flat targets are others than those of the batch, or targets are no classes of the logits.
         """
         logits, targets = logits.detach(), _squeeze_channel(logits, targets.detach())
         if targets.is_floating_point() or targets.is_complex():
@@ -89,6 +90,7 @@ class DenseTargets:
         if not self._takes(logits, targets):
             return None
         self._is_dense = True
+        self._check_classes(logits.shape[1], targets)
         if targets.ndim == 2:
             self._front_padding.look(leaves(self._batch))
         return dense(logits, targets.long(), (targets >= 0) | (targets == NOT_A_CLASS), begin=place), targets
@@ -199,6 +201,18 @@ class DenseTargets:
     def _takes(self, logits: Tensor, targets: Tensor) -> bool:
         has_shape = logits.ndim >= 3 and targets.shape == (len(logits), *logits.shape[2:]) and logits.shape[1] > 1
         return has_shape and (self._is_dense or targets[:1].numel() > 1)
+
+    def _check_classes(self, number: int, targets: Tensor) -> None:
+        """Raise in the first steps if targets that count are no classes. Those of later steps are marked."""
+        if not self._unchecked_steps:
+            return
+        self._unchecked_steps -= 1
+        if targets.numel() and (largest := int(targets.max())) >= number:
+            raise CaptureError(
+                f"Expected classes from 0 to {number - 1} as targets, since the logits have {number} classes, got "
+                f"{largest}. If it says that a token or pixel does not count, as 255 often does: Return a dict of "
+                "`loss`, and of `logits` and `targets` with -100 in its place, from `training_step`."
+            )
 
     def _first_place(self, targets: Tensor) -> int:
         """Return at which position of its row in the batch each sample's first target stands.

@@ -80,14 +80,14 @@ def mark_ignored(targets: Tensor, loss_mask: Tensor | None, class_weight: Tensor
 def with_ignored(logits: Any, targets: Any) -> tuple[Any, Any, Tensor | None]:
     """Return logits and targets as they are, and which targets count.
 
-    Those of the logits' shape that are not -100 or NaN.
+    Of as many targets as there are logits, those that are not -100 or NaN.
 
     Example:
         >>> with_ignored(torch.zeros(1, 3), torch.tensor([[1.0, -100.0, 0.0]]))[2]
         tensor([[ True, False,  True]])
     """
     tensors = isinstance(logits, Tensor) and isinstance(targets, Tensor)
-    if not tensors or targets.ndim < 2 or targets.shape != logits.shape or targets.is_complex():
+    if not tensors or targets.ndim < 2 or targets.numel() != logits.numel() or targets.is_complex():
         return logits, targets, None
     return logits, targets, targets >= 0
 

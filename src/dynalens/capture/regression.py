@@ -169,8 +169,8 @@ def _columns(call: LossCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if call.logits.shape != call.targets.shape:
         raise CaptureError(
             f"Expected predictions and targets of one shape, got {tuple(call.logits.shape)} and "
-            f"{tuple(call.targets.shape)} in {call.name}, which compares each prediction with every target. Bring them "
-            "to one shape: `predictions.squeeze(1)` or `targets.unsqueeze(1)`."
+            f"{tuple(call.targets.shape)}: a loss would compare each prediction with every target. Bring them to one "
+            "shape: `predictions.squeeze(1)` or `targets.unsqueeze(1)`."
         )
     predictions, targets = _in_full(call.logits), _in_full(call.targets)
     option = {"smooth_l1_loss": {"beta": call.option}, "huber_loss": {"delta": call.option}}.get(call.name, {})

@@ -8,10 +8,15 @@ from dynalens.capture.graph import SOFTMAX, comes_from, is_behind
 from dynalens.capture.soft import FixedLevels, tolerance_of
 from dynalens.dynamics import NOT_A_CLASS
 from dynalens.observation import two_class_logits
+from dynalens.units import MOST_LABELS
 
 _REMEDY = (
     "Return a dict of `loss`, and of `logits` (N, K) and `targets` (N,) with one class for each sample, in the order "
     "of the batch, from `training_step`."
+)
+_OF_LABELS = (
+    " If a sample may have several labels, `targets` are (N, K): 1 or 0 for each label, and -100 where one does not "
+    "count."
 )
 _OF_PAIRS = (
     "If these are pairs of samples, as a contrastive loss has them, they are no classes: return a dict of `loss`, and "
@@ -19,7 +24,8 @@ _OF_PAIRS = (
 )
 _SOFT_UNITS = (
     "Targets that are neither 0 nor 1 name no class: return a dict of `loss`, and of `logits` (N, K, H, W) and "
-    "`targets` (N, H, W)."
+    "`targets` (N, H, W), or of one logit for each pixel and `targets` that are 1, 0, or -100 where a pixel does not "
+    "count."
 )
 _CLASSES_LAST = (
     "Put the classes of tokens and pixels on the second axis, as `cross_entropy` takes them: `logits.movedim(-1, 1)`."
@@ -92,7 +98,7 @@ class CapturedRows:
         """Do the same as :meth:`checked` for logits of two or more classes."""
         logits, targets = _without_single_axes(logits.detach(), targets.detach())
         if logits.ndim != 2 or logits.shape[1] < 2:
-            is_soft = targets.shape == logits.shape and targets.ndim > 2
+            is_soft = targets.numel() == logits.numel() and targets.ndim > 2
             raise CaptureError(
                 "Expected logits of shape (N, K) with K >= 2 classes, (N, K, T) of tokens or (N, K, H, W) of pixels, "
                 f"and one class for each, got {tuple(logits.shape)} and targets {tuple(targets.shape)}, "
@@ -142,8 +148,14 @@ def _soft(logits: Tensor, targets: Tensor, source: str) -> CaptureError:
             "a dict of `loss`, and `logits` and `targets` with a row for each sample, in the order of the batch, with "
             "-100 as the target of rows left out."
         )
+    if targets.ndim == 2 and targets.shape[1] > MOST_LABELS and targets.shape == logits.shape:
+        return CaptureError(
+            f"Expected at most {MOST_LABELS} labels for each sample, or one class for each, got targets of shape "
+            f"{tuple(targets.shape)}, {targets.dtype} ({source}). To record {MOST_LABELS} or fewer of the labels, "
+            "return a dict of `loss`, and of their columns of `logits` and `targets`. Else leave the monitor out."
+        )
     are_square = targets.shape == (len(logits), len(logits))
-    remedy = _OF_PAIRS + _REMEDY.removeprefix("Return") if are_square else _REMEDY
+    remedy = _OF_PAIRS + _REMEDY.removeprefix("Return") if are_square else _REMEDY + _OF_LABELS
     return CaptureError(
         f"Expected one class index for each of {len(logits)} rows of logits, got targets of shape "
         f"{tuple(targets.shape)}, {targets.dtype}: soft, mixed or multi-label targets ({source}). {remedy}"

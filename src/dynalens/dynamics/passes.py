@@ -5,9 +5,7 @@ import torch
 from torch import Tensor
 
 from dynalens.dynamics.statistics import Array
-
-NOT_A_CLASS = -(2**31)
-"""Target that is no class, met on the device; it is raised at the epoch's end. No other negative target means it."""
+from dynalens.units.kinds import NOT_A_CLASS as NOT_A_CLASS
 
 PARTS = 7
 """What the rows are made of: see :func:`class_passes`."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from dynalens.capture import CHANCE_OF_ANY_COLUMN, ENOUGH_FOR_ORDER, CaptureError, OrderCheck, is_reordered
 from dynalens.dynamics import NOT_A_CLASS
 from dynalens.identity.columns import Column, Path, is_integer_vector
-from dynalens.identity.dataset_labels import Array, disagreements, given_labels, given_rows
+from dynalens.identity.dataset_labels import Array, disagreements, given_labels
 from dynalens.identity.drawn_targets import are_unrelated
 from dynalens.identity.errors import SampleIdentityError, check_step_before
 from dynalens.keys import LABEL_KEYS
@@ -255,7 +255,7 @@ class LabelCheck:
             pair for pair in zip(*self._labels_and_targets(GIVEN), strict=True) if pair[0] >= 0
         ]  # others have no label
         label, target = [value for value, _ in pairs], [value for _, value in pairs]
-        agreement, chance = _agreement(label, target)
+        agreement, chance = agreement_and_chance(label, target)
         if agreement - chance > (1 - chance) / 2 and _are_mostly_equal(label, target):
             num_wrong = sum(map(operator.ne, label, target))
             dataset_label, returned_label = next(pair for pair in pairs if pair[0] != pair[1])
@@ -292,35 +292,11 @@ def check_given(dataset: Any, index: Array, targets: Array, *, is_same: bool) ->
     wrong_samples = np.unique(
         index[places[np.flatnonzero(label != target) if is_same else disagreements(label, target)]]
     )
-    _refuse(dataset, wrong_samples)
+    refuse(dataset, wrong_samples)
 
 
-def check_given_rows(dataset: Any, index: Array, targets_of_epoch: Array, *, is_same: bool) -> None:
-    """Compare the labels or targets of an epoch with those of the dataset, for samples with several of them.
-
-    Args:
-        dataset: The dataset of the loader.
-        index: Shape ``(M,)``, the position of each presentation's sample in it.
-        targets_of_epoch: Shape ``(M, D)``, NaN where none counts.
-        is_same: Whether they were equal in the first steps. Then each one that differs is wrong.
-
-    Raises:
-        SampleIdentityError: If most agree, with a kappa above one half, and some do not.
-    """
-    rows = given_rows(dataset)
-    if rows is None or rows.shape[1] != targets_of_epoch.shape[1] or index.max() >= len(rows):
-        return
-    target = np.nan_to_num(targets_of_epoch.astype(np.float32), nan=0.0)
-    label = np.where(np.isnan(targets_of_epoch), np.float32(0), rows[index])
-    wrong_samples = np.unique(index[(label != target).any(axis=1)])
-    if len(wrong_samples) and not is_same:
-        agreement, chance = _agreement([row.tobytes() for row in label], [row.tobytes() for row in target])
-        is_same = agreement - chance > (1 - chance) / 2
-    if is_same:
-        _refuse(dataset, wrong_samples)
-
-
-def _refuse(dataset: Any, wrong_samples: Array) -> None:
+def refuse(dataset: Any, wrong_samples: Array) -> None:
+    """Raise a SampleIdentityError that names samples with another label than the dataset shows, if there are any."""
     if len(wrong_samples):
         positions = ", ".join(map(str, wrong_samples[:5].tolist()))
         report = f"{len(wrong_samples)} samples with another one, at position {positions}"
@@ -383,11 +359,11 @@ def _are_mostly_equal(label: list[Any], target: list[int]) -> bool:
 
     Chance makes this so for one of 30,000 unrelated columns.
     """
-    agreement, chance = _agreement(label, target)
+    agreement, chance = agreement_and_chance(label, target)
     return 0 < chance < 1 and agreement < 1 and agreement - chance > 4 * (chance * (1 - chance) / len(target)) ** 0.5
 
 
-def _agreement(label: list[Any], target: list[Any]) -> tuple[float, float]:
+def agreement_and_chance(label: list[Any], target: list[Any]) -> tuple[float, float]:
     """Return the fraction of targets that equal their label, and the fraction that would by chance."""
     n, label_counts, target_counts = max(len(target), 1), Counter(label), Counter(target)
     chance = sum(label_counts[number] * target_counts[number] for number in target_counts) / n**2

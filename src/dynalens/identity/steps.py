@@ -22,7 +22,6 @@ from dynalens.identity.labels import (
     NO_CLASSES,
     LabelCheck,
     check_given,
-    check_given_rows,
 )
 from dynalens.identity.later_targets import OtherTargets
 from dynalens.identity.loss_choice import LossOfLabels
@@ -31,7 +30,7 @@ from dynalens.identity.recorder import has_batch_hooks
 from dynalens.identity.samples import SampleIdentity
 from dynalens.identity.target_rows import are_side_by_side, check_layer, columns_of_samples, in_views, rows_of_all
 from dynalens.identity.trace import TRACE, RowSource
-from dynalens.identity.units import class_columns, coded_columns, row_codes, what_counts
+from dynalens.identity.units import check_given_rows, class_columns, coded_columns, row_codes, what_counts
 
 _COMPARED_BATCHES = 3
 """Number of batches that are compared before and after the module's hooks. After a hook has reordered one, all are."""
@@ -184,7 +183,7 @@ class StepRows:
         if source is None or not source.is_choice or len(source.rows) > count * views:
             return rows_of_all(after_hooks, targets, views) if len(targets) else after_hooks[:0]
         check_rows(source.num_rows, count, 1)
-        if len(source.rows) == count * views and not (TRACE.chose_inputs or presentation.chose_rows()):
+        if len(source.rows) == count * views and not (TRACE.chose_inputs_of(source) or presentation.chose_rows()):
             self._expect_order(source.rows, count)
         return after_hooks.to(source.rows.device, non_blocking=True)[source.rows]  # moved with the rest of the epoch
 

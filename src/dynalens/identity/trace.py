@@ -55,6 +55,8 @@ class RowSource(NamedTuple):
     """Number of rows of the batch's tensor that it was made from."""
     is_vector: bool
     """Whether that tensor has one number per row, as labels have."""
+    entry: int
+    """Identity of that tensor."""
 
     def choice(self, rows: Tensor) -> "RowSource":
         """Return the source of a tensor that holds these rows instead."""
@@ -76,8 +78,7 @@ class RowTrace(TorchFunctionMode):
         self._of_pairs: dict[int, Tensor] = {}
         self._stack = ExitStack()
         self._users: set[int] = set()
-        self.chose_inputs = False
-        """Whether the step selected or reordered rows of a tensor that is no vector, such as its inputs."""
+        self._chosen: set[int] = set()
         self._computed_with: list[tuple[RowSource, bool]] = []
         self._last_asked: dict[int, int] = {}
         self.inputs = InputUse()
@@ -91,9 +92,10 @@ class RowTrace(TorchFunctionMode):
         self._forget()
         for _, part in parts(batch):
             if isinstance(part, Tensor) and part.ndim and not part.is_nested:
-                rows = torch.arange(len(part), device=part.device)
-                is_vector = part.numel() == len(part)
-                self._know(part, RowSource(part, rows, is_choice=False, num_rows=len(part), is_vector=is_vector))
+                n, rows = len(part), torch.arange(len(part), device=part.device)
+                is_vector = part.numel() == n
+                source = RowSource(part, rows, is_choice=False, num_rows=n, is_vector=is_vector, entry=id(part))
+                self._know(part, source)
         self.inputs.begin([entry.value for entry in self._sources.values() if not entry.is_vector])
         if self._sources:
             self._stack.enter_context(self)
@@ -116,9 +118,23 @@ class RowTrace(TorchFunctionMode):
             self._forget()
 
     def _forget(self) -> None:
-        self.chose_inputs, self._computed_with, self._last_asked = False, [], {}
+        self._chosen, self._computed_with, self._last_asked = set(), [], {}
         self._sources, self._mixtures, self._constants, self._of_pairs = {}, {}, {}, {}
         self.inputs.begin([])
+
+    @property
+    def chose_inputs(self) -> bool:
+        """Whether the step selected or reordered rows of a tensor that is no vector, such as its inputs."""
+        return bool(self._chosen)
+
+    def chose_inputs_of(self, targets: RowSource) -> bool:
+        """Return whether the step may have selected or reordered rows of its inputs as it did those of its targets.
+
+        Targets with several numbers for each row are no vector either. Where their tensor is the only one of which rows
+        were chosen, the inputs of layers tell, if they are known.
+        """
+        inputs = self.of_layers()
+        return bool(self._chosen - {targets.entry}) or (self.chose_inputs and (inputs is None or inputs.is_choice))
 
     def source_of(self, user: Any, value: Any) -> RowSource | None:
         """Return what is known of a layer's input, or of what layers computed with since this callback asked last."""
@@ -270,7 +286,8 @@ class RowTrace(TorchFunctionMode):
     def _know(self, value: Tensor, source: RowSource) -> None:
         is_single = value.ndim == 0 and len(source.rows) == 1  # a row that was squeezed
         if is_single or value.shape[:1] == source.rows.shape:
-            self.chose_inputs |= source.is_choice and not source.is_vector
+            if source.is_choice and not source.is_vector:
+                self._chosen.add(source.entry)
             # The tensor too, as its id is another's once it is gone.
             self._sources[id(value)] = source._replace(value=value)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynalens.units.kinds import KIND, MEAN_LOSS, PIXEL_LABELS, PIXELS, TOKEN_LABELS, TOKENS, UnitKind
+from dynalens.units.kinds import KIND, MEAN_LOSS, NOT_A_CLASS, PIXEL_LABELS, PIXELS, TOKEN_LABELS, TOKENS, UnitKind
 from dynalens.units.masks import CERTAIN, MASKED, without_half_masks
 from dynalens.units.presentation import UnitPresentation, presented
 from dynalens.units.unit_states import packed_states
@@ -37,7 +37,8 @@ def dense(logits: Tensor, classes: Tensor, loss_mask: Tensor | None = None, *, b
 
     Args:
         logits: Shape ``(N, K, T)`` for tokens or ``(N, K, H, W)`` for pixels, any floating dtype, K >= 2.
-        classes: Shape ``(N, T)`` or ``(N, H, W)``, int64. A negative number is not a class.
+        classes: Shape ``(N, T)`` or ``(N, H, W)``, int64. A number that is negative, or not below K, is not a
+            class.
         loss_mask: Shape of ``classes``, bool: False if the loss ignores the token or pixel. Default: classes that are
             not negative count.
         begin: Position of the first token in the sequence, if the loss leaves out those before it.
@@ -55,6 +56,7 @@ def dense(logits: Tensor, classes: Tensor, loss_mask: Tensor | None = None, *, b
     size = max(1, _AT_ONCE // max(logits[:1].numel(), 1))
     unit_targets = _with_ignored(classes.detach(), loss_mask)
     loss_mask = classes >= 0 if loss_mask is None else loss_mask
+    classes = torch.where(classes < logits.shape[1], classes, NOT_A_CLASS)
     samples = zip(*(torch.split(tensor.detach(), size) for tensor in (logits, classes, loss_mask)), strict=True)
     parts = [_reductions(_of_classes(*sample), classes.shape[1:], begin) for sample in samples]
     unit_targets = F.pad(unit_targets, (begin, 0), value=_IGNORED) if begin else unit_targets

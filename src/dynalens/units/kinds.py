@@ -27,6 +27,10 @@ STATES = slice(SHARE + 1, SHARE + 1 - (-FOLLOWED // DIGITS))
 """Where the states of the units that are followed stand, as :func:`~dynalens.units.unit_states.packed_states`."""
 
 
+NOT_A_CLASS = -(2**31)
+"""Target that is no class, met on the device; it is raised at the epoch's end. No other negative target means it."""
+
+
 class UnitKind(NamedTuple):
     """What the units of a record are.
 
