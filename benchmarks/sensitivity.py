@@ -91,7 +91,7 @@ def reweighted(
     one: Stored, powers: tuple[float, float], growth: int = GROWTH, fall: float | None = FALL
 ) -> SampleStatistics:
     """Return the record as if epoch t had the weight g^a * error^b; see :data:`CLOCKS` for the other arguments."""
-    error = (one.presentations["margin"] <= 0).mean(0)
+    error = np.minimum.accumulate((one.presentations["margin"] <= 0).mean(0))
     weight = grown(error, growth, fall) ** powers[0] * error ** powers[1]
     weight = weight / weight.sum() if weight.sum() else np.full(len(error), 1 / len(error))
     return replace(one.statistics, **{f"weighted_{name}": each @ weight for name, each in one.presentations.items()})

@@ -71,9 +71,10 @@ def brute_force(epochs: list[list[tuple[int, list[float]]]]) -> list[dict[str, A
 
 def weights_of(epochs: list[list[tuple[int, list[float]]]]) -> list[float]:
     """The weight of each epoch, for epochs in which each sample occurs once."""
-    weights, errors = list[float](), list[float]()
+    weights, errors, own_errors = list[float](), list[float](), list[float]()
     for number, epoch in enumerate(epochs):
-        errors.append(sum(z[LABELS[i]] <= z[largest_other(z, LABELS[i])] for i, z in epoch) / len(epoch))
+        own_errors.append(sum(z[LABELS[i]] <= z[largest_other(z, LABELS[i])] for i, z in epoch) / len(epoch))
+        errors.append(min(error for error in own_errors if error) if own_errors[number] else 0)
         falls = number >= 10 and 0 < errors[number] < errors[9]
         weights.append(((number + 1) * (errors[number] / errors[9] if falls else 1) ** 3) ** 3 * errors[number] ** 2)
     return weights
@@ -178,10 +179,33 @@ def test_weighted_means_of_more_than_ten_epochs_equal_their_definition_also_acro
         np.testing.assert_allclose(second.compute().weighted_margin, weighted_margins(epochs), rtol=1e-5)
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_an_epoch_in_which_training_breaks_down_counts_no_more_for_its_errors(resumed: bool) -> None:
+    dynamics = TrainingDynamics(4)
+    for epoch, margins in enumerate([[1.0, 1, -1, -1], [2.0, 2, 2, -1], [-9.0, -9, -9, -9]]):
+        if resumed:
+            state, dynamics = dynamics.state_dict(), TrainingDynamics(4)
+            dynamics.load_state_dict(state)
+        logits = torch.stack([torch.tensor(margins), torch.zeros(4)], dim=1)
+        dynamics.update([0, 1, 2, 3], logits, torch.zeros(4, dtype=torch.int64))
+        dynamics.end_epoch(epoch)
+    weights = np.array([1 / 4, 8 / 16, 27 / 16])  # the errors are 1/2, 1/4 and 1, of which the last counts as 1/4
+    expected = np.array([[1, 1, -1, -1], [2, 2, 2, -1], [-9] * 4]).T @ weights / weights.sum()
+    np.testing.assert_allclose(dynamics.compute().weighted_margin, expected, rtol=1e-6)
+
+
+def test_epochs_after_one_without_an_error_still_count() -> None:
+    dynamics = TrainingDynamics(1)
+    for epoch, margin in enumerate([-1.0, 1.0, -4.0]):  # errors of 1, 0 and 1, hence weights of 1, 0 and 27
+        dynamics.update([0], torch.tensor([[margin, 0.0]]), torch.tensor([0]))
+        dynamics.end_epoch(epoch)
+    np.testing.assert_allclose(dynamics.compute().weighted_margin, [(-1 - 27 * 4) / 28], rtol=1e-6)
+
+
 def test_a_checkpoint_without_the_tenth_error_counts_from_the_next_epoch_on() -> None:
     epochs = of_fourteen_epochs()
     state = recorded(epochs[:12]).state_dict()
-    del state["tenth_error"]  # as versions before wrote it
+    del state["tenth_error"], state["least_error"]  # as versions before wrote it
     dynamics = TrainingDynamics(len(LABELS))
     dynamics.load_state_dict(state)
     feed(dynamics, 12, epochs[12], 4)
@@ -192,14 +216,14 @@ def test_a_checkpoint_without_the_tenth_error_counts_from_the_next_epoch_on() ->
 
 def test_weighted_means_of_a_sample_that_is_seen_now_and_then_are_within_what_it_showed() -> None:
     dynamics = TrainingDynamics(2)
-    # Half of the first batch is wrong, weight 1 * 1/4, and all of the second, weight 8 * 1.
+    # Half of the first batch is wrong, weight 1 * 1/4, and all of the second: the smaller error counts, 8 * 1/4.
     dynamics.update([0, 1], torch.tensor([[0.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 1]))
     dynamics.end_epoch(0)
     dynamics.update([0], torch.tensor([[0.0, 4.0]]), torch.tensor([0]))
     dynamics.end_epoch(1)
     found = dynamics.compute()
-    # Weights 1/4 and 8: the mean of -1 and -4 is -1 + (-3) * 8 / 8.25; sample 1 keeps its only margin.
-    np.testing.assert_allclose(found.weighted_margin, [-1 - 3 * 8 / 8.25, 2.0], rtol=1e-6)
+    # Weights 1/4 and 2: the mean of -1 and -4 is -1 + (-3) * 2 / 2.25; sample 1 keeps its only margin.
+    np.testing.assert_allclose(found.weighted_margin, [-1 - 3 * 2 / 2.25, 2.0], rtol=1e-6)
     np.testing.assert_allclose(found.weighted_confidence[1], 1 / (1 + math.exp(-2)), rtol=1e-6)
     np.testing.assert_allclose(found.weighted_rival[1], 1 / (1 + math.exp(2)), rtol=1e-6)
     np.testing.assert_allclose(found.candidate_share, [1.0, np.nan])

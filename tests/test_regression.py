@@ -130,6 +130,16 @@ def test_the_record_of_a_regression_is_that_of_plain_python(tolerance: Any) -> N
             assert getattr(statistics, name)[sample] == pytest.approx(value, rel=1e-4, abs=1e-4), name
 
 
+def test_an_epoch_in_which_a_regression_breaks_down_counts_no_more_for_its_residuals() -> None:
+    dynamics, targets = TrainingDynamics(2, tolerance=1.0), torch.tensor([[-8.0], [8.0]])
+    for epoch, residual in enumerate([4.0, 1.0, 6.0]):
+        residuals = torch.full((2, 1), residual)
+        dynamics.update_units([0, 1], regression(residuals, targets, residuals.square()))
+        dynamics.end_epoch(epoch)
+    # The mean absolute residuals are below 8, that of the median. The weights are 1 * 4^2, 2 * 1^2 and 3 * 1^2.
+    assert dynamics.compute().absolute_residual == pytest.approx(np.full(2, (16 * 4 + 2 * 1 + 3 * 6) / 21))
+
+
 def test_the_default_tolerance_is_the_median_absolute_deviation() -> None:
     y = np.array([[1.0, 5.0, 0.0, np.nan], [2.0, 5.0, 0.0, 1.0], [4.0, 5.0, 0.0, 3.0], [9.0, 5.0, 6.0, np.nan]])
     # Medians 3, 5, 0, 2; where the median distance is 0 it is the mean, and 1 where no target differs.

@@ -1,5 +1,6 @@
 """Compute the record without Lightning: ``update`` for each batch, ``end_epoch`` after each epoch."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -239,6 +240,7 @@ class TrainingDynamics:
             "num_samples": self.num_samples,
             "weight": self._weight,
             "tenth_error": self._epoch_weights.tenth_error,
+            "least_error": self._epoch_weights.least_error,
             "mean_probabilities": bool(self._room),
             "state": {name: torch.from_numpy(values.copy()) for name, values in self._state.items()},
             "pending": {name: torch.from_numpy(values.copy()) for name, values in presentations},
@@ -278,7 +280,7 @@ class TrainingDynamics:
             names = empty_state(0) | empty_units(0, kind)
             state = {name: state[name] for name in names if name in state or name not in LATER}
         self._state, self._weight = with_entropy(state), float(state_dict["weight"])
-        self._epoch_weights = EpochWeights(state_dict.get("tenth_error"))
+        self._epoch_weights = EpochWeights(state_dict.get("tenth_error"), state_dict.get("least_error", math.inf))
         self._pending_rows = self._nothing_pending()
         self._pending_rows.continue_from(index, rows, step, state_dict["heads"])
         self._presentations = len(self._pending_rows)
@@ -301,7 +303,8 @@ class TrainingDynamics:
             weight = self._epoch_weights.next(epoch, float((rows[MARGIN] <= 0).mean()))
         elif kind.name == TARGETS:
             error, constant_error = mean_errors(self._state, rows[ROWS:])
-            weight = number_weight(epoch, error=error, constant_error=constant_error)
+            least_error = self._epoch_weights.least_so_far(error)
+            weight = number_weight(epoch, error=least_error, constant_error=constant_error)
         else:
             weight = unit_weight(epoch, growth=TOKEN_GROWTH if kind.name in (TOKENS, TOKEN_LABELS) else GROWTH)
         self._weight += weight

@@ -1,5 +1,7 @@
 """How much each epoch counts in the weighted means; nothing but numbers, so that reading a record needs no torch."""
 
+import math
+
 GROWTH = 10
 """Epochs over which the weight grows whatever the training error; from 8 to 12 the order is the same within .3 points.
 
@@ -18,18 +20,19 @@ After 20 epochs 15 is .7 points worse and 10 is 1.8, after 150 they are .3 and .
 def epoch_weight(epoch: int, error: float, *, tenth_error: float | None = None) -> float:
     """Return the weight of an epoch in the weighted means of the record, such as ``weighted_margin``.
 
-    The weight is g^3 * e^2. Here e is the training error in the epoch: the fraction of presentations whose prediction
-    was not the given label. In the first ten epochs g = t + 1, where t is the number of the epoch, from 0. Later
-    g = (t + 1) * min(1, e / e_10)^3, where e_10 is the training error of the tenth epoch.
+    The weight is g^3 * e^2. Here e is the smallest training error so far, and a training error is the fraction of an
+    epoch's presentations whose prediction was not the given label. In the first ten epochs g = t + 1, where t is the
+    number of the epoch, from 0. Later g = (t + 1) * min(1, e / e_10)^3, where e_10 is e in the tenth epoch.
 
     The first epochs count little because the network knows nothing yet. After that, the latest epochs tell most as long
-    as the network does not learn labels by heart. If it does, e falls, and these epochs soon count next to nothing.
+    as the network does not learn labels by heart. If it does, e falls, and these epochs soon count next to nothing. If
+    the training error rises again, the training broke down for an epoch or two, and these do not count more for it.
 
     Args:
         epoch: Number of the epoch, from 0.
-        error: Training error of the epoch, in [0, 1].
-        tenth_error: Training error of the tenth epoch, or of the first one after it that is known. None: this epoch is
-            the first one that is known from the tenth on.
+        error: e, in [0, 1].
+        tenth_error: e_10, or e in the first epoch after the tenth that is known. None: this epoch is the first one that
+            is known from the tenth on.
 
     Example:
         >>> epoch_weight(0, 0.5), epoch_weight(3, 0.25), epoch_weight(9, 0.0)
@@ -49,22 +52,31 @@ class EpochWeights:
     """The weights of the epochs of a training, in their order.
 
     Attributes:
-        tenth_error: Training error of the tenth epoch, or of the first one after it; None before.
+        tenth_error: Smallest training error up to the tenth epoch, or to the first one after it; None before.
+        least_error: Smallest training error so far but 0, or infinity: an epoch without an error has no weight, and the
+            epochs after it still have one.
 
     Example:
         >>> weights = EpochWeights()
-        >>> weights.next(9, 0.5), weights.next(19, 0.25)
-        (250.0, 0.9765625)
+        >>> weights.next(9, 0.5), weights.next(19, 0.25), weights.next(19, 0.75)
+        (250.0, 0.9765625, 0.9765625)
     """
 
-    def __init__(self, tenth_error: float | None = None) -> None:
-        self.tenth_error = tenth_error
+    def __init__(self, tenth_error: float | None = None, least_error: float = math.inf) -> None:
+        self.tenth_error, self.least_error = tenth_error, least_error
 
     def next(self, epoch: int, error: float) -> float:
-        """Return :func:`epoch_weight` of the next epoch."""
+        """Return :func:`epoch_weight` of the next epoch, whose training error this is."""
+        error = self.least_so_far(error)
         if self.tenth_error is None and epoch + 1 >= GROWTH:
             self.tenth_error = error
         return epoch_weight(epoch, error, tenth_error=self.tenth_error)
+
+    def least_so_far(self, error: float) -> float:
+        """Return the smallest error so far, of the next epoch and of those before, or 0 if the next epoch has none."""
+        error = min(error, self.least_error)
+        self.least_error = error or self.least_error
+        return error
 
 
 def unit_weight(epoch: int, *, growth: int = GROWTH) -> float:
@@ -90,11 +102,11 @@ def unit_weight(epoch: int, *, growth: int = GROWTH) -> float:
 def number_weight(epoch: int, *, error: float, constant_error: float) -> float:
     """Return the weight of an epoch in the weighted means of a regression.
 
-    The weight is min(t + 1, 10) * min(e, c^2 / e)^2, where t is the number of the epoch, from 0, e is the mean absolute
-    residual in it, and c is that of predicting the median of the targets for each sample. Late epochs count little once
-    the network has learned the targets by heart, because e is then near 0. An epoch in which the network predicts worse
-    than the median counts less the larger e is: the network has not even learned how large the targets are. If all
-    targets are equal, so that c is 0, the weight is min(t + 1, 10) * e^2.
+    The weight is min(t + 1, 10) * min(e, c^2 / e)^2, where t is the number of the epoch, from 0, e is the smallest mean
+    absolute residual of an epoch so far, and c is that of predicting the median of the targets for each sample. Late
+    epochs count little once the network has learned the targets by heart, because e is then near 0. An epoch in which
+    the network predicts worse than the median counts less the larger e is: the network has not even learned how large
+    the targets are. If all targets are equal, so that c is 0, the weight is min(t + 1, 10) * e^2.
 
     Args:
         epoch: Number of the epoch, from 0.

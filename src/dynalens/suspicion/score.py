@@ -4,8 +4,8 @@ The whole order, for sample i with label y:
 
     score_i = (1 - s) L(-m_i) + s L(B_i) + constant
 
-    m_i   margin: mean of z_y - max_{k != y} z_k over the epochs, weighted by g_t^3 e_t^2, e_t the training error in
-          epoch t, g_t = t + 1 in the first ten epochs, and later g_t = (t + 1) min(1, e_t / e_9)^3
+    m_i   margin: mean of z_y - max_{k != y} z_k over the epochs, weighted by g_t^3 e_t^2, e_t the smallest training
+          error up to epoch t, g_t = t + 1 in the first ten epochs, and later g_t = (t + 1) (e_t / e_9)^3
     B_i   class pairs: log odds that the label is wrong by Bayes, from the weighted mean probabilities and the noise
           matrix, in the mean over the first rounds of estimating the matrix (`confusions.wrong_log_odds`)
     s     how much class pairs count: A / (1/4)^2, at least 0.2 and at most 1, with A how far confusions go one way
