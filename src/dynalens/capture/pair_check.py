@@ -59,7 +59,8 @@ class ClaimedPairs:
     def before_backward(self, loss: Tensor) -> None:
         """Look at a loss of the step before its backward pass."""
         if self._comparisons_left and self._comparison is None and self._compiled_loss is None:
-            with suppress(RuntimeError):  # autograd has freed what it saved
+            # A trace of the step follows the step alone. Autograd may have freed what it saved.
+            with torch._C.DisableTorchFunction(), suppress(RuntimeError):
                 self._comparison = _comparison_of(loss)
                 is_hidden = self._comparison is None and loss.numel() == 1 and _is_compiled(loss)
                 self._compiled_loss = loss.detach() if is_hidden else None
@@ -80,7 +81,8 @@ class ClaimedPairs:
             return
         self._comparisons_left -= 1
         if comparison is not None:
-            self._check_compared(comparison, presentation, rows_of)
+            with torch._C.DisableTorchFunction():
+                self._check_compared(comparison, presentation, rows_of)
         elif loss is not None and presentation.of_layer:
             _check_mean(loss, presentation, accumulates)
 
