@@ -27,7 +27,7 @@ ALLOWED = {
     "attribution": COMPUTING | {"arguments", "paths", "captum", "zennit"},
     "faithfulness": COMPUTING | {"arguments"},
     "suspicion": {"torch", "numpy", "pandas", "defaults", "deferred", "dynamics", "embeddings", "text"},
-    "auditing": {"numpy", "pandas", "dynamics", "keys", "suspicion", "text"},
+    "auditing": {"numpy", "pandas", "cells", "dynamics", "keys", "suspicion", "text"},
     "features": COMPUTING,
     "surrogates": COMPUTING | {"arguments", "attribution", "faithfulness", "sklearn"},
     "robustness": COMPUTING | {"arguments", "attribution", "faithfulness", "captum"},
@@ -58,7 +58,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "pictures": {"torch", "numpy", "PIL", "deferred", "dynamics", "text"},
     "unit_labels": {"torch", "numpy", "datasets", "dynamics", "keys"},
-    "decisions": {"torch", "numpy", "datasets", "keys", "notices", "text", "unit_labels"},
+    "decisions": {"torch", "numpy", "pandas", "cells", "datasets", "keys", "notices", "text", "unit_labels"},
     "report": {
         "arguments",
         "torch",

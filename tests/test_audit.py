@@ -703,13 +703,6 @@ def test_numbers_out_of_range_are_errors() -> None:
         audit_plan(record, seed=-1)
 
 
-def test_a_file_that_is_no_table_is_an_error(tmp_path: Path) -> None:
-    record = record_of(population(100)[0])
-    (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(ValueError, match="Expected `answers` to be a CSV file"):
-        audit(record, tmp_path / "empty.csv")
-
-
 def test_the_text_of_an_audit_counts_its_answers() -> None:
     record = record_of(population(10)[0])
     done = audit(record, audit_plan(record, 10).assign(answer=["wrong", *["right"] * 9]))

@@ -102,7 +102,7 @@ def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the columns sample_id, decision and new_label, got"):
+    with pytest.raises(ValueError, match="the columns sample_id, decision and new_label, or sample_id and answer, got"):
         apply_decisions([("a", 0)], written(tmp_path, "", header="id,label\n"))
 
 
@@ -168,7 +168,7 @@ def test_a_dataset_with_decisions_keeps_root_positions_and_names_for_the_next_re
 @pytest.mark.parametrize("header", [HEADER, "sample_id,answer,new_label\n", "sample_id,answer,new_label\n0,,\n"])
 def test_a_file_in_which_nothing_is_decided_gives_a_warning(tmp_path: Path, header: str) -> None:
     path = written(tmp_path, "", header)
-    with pytest.warns(UserWarning, match="decisions.csv holds no decision, so the dataset stays as it is. Decide on"):
+    with pytest.warns(UserWarning, match="Expected a decision in .*decisions.csv, got none, so the dataset stays"):
         assert list(apply_decisions(Named([("a", 0), ("b", 1)]), path)) == [("a", 0), ("b", 1)]
 
 
@@ -183,7 +183,7 @@ def test_an_item_without_a_label_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"sample_id,decision,new_label\n1,dr\xf6p,\n", b"\x89\x93" * 40, b"a" * 200_000])
 def test_a_file_that_is_no_text_or_has_endless_cells_is_one_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "decisions.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=r"`path` to be a CSV file, got .*decisions\.csv: .*\. Download the decisions"):
+    with pytest.raises(ValueError, match=r"`path` to be a CSV file, got .*decisions\.csv: .*save it as CSV in UTF-8"):
         apply_decisions([("a", 0)], tmp_path / "decisions.csv")
 
 

@@ -1,6 +1,5 @@
 """Apply to a dataset what a person decided about its labels."""
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from torch.utils.data import Subset
 
+from dynalens.cells import text_cells
 from dynalens.datasets import (
     check_labels,
     class_names,
@@ -25,15 +26,18 @@ from dynalens.datasets import (
 )
 from dynalens.keys import ANSWERS, DECISIONS, LABEL_KEYS
 from dynalens.notices import warn
-from dynalens.text import escaped, escaped_all, is_same_label, labels_in, plain
+from dynalens.text import escaped, escaped_all, is_same_label, labels_in, plain, whole
 from dynalens.unit_labels import checksum_of, is_checksum, labels_of
+
+DecisionsSource = str | Path | pd.DataFrame
+_ORIGIN = "the file that the page of `dynalens report` or `dynalens audit` exports"
 
 
 class Decision(NamedTuple):
     """The decision about one sample: a row of the file.
 
     Attributes:
-        line: Number of the line in the file.
+        line: Number of the line in the file; if there are several files, also the name of the file.
         sample: Id of the sample, as the file has it.
         name: Name of the sample, as the file has it. Empty: the file has none.
         label: Label that the person saw, as the file has it. Empty: the file has none.
@@ -42,7 +46,7 @@ class Decision(NamedTuple):
         new_label_name: Name of the new class. Empty: the file has none.
     """
 
-    line: int
+    line: str
     sample: str
     name: str
     label: str
@@ -111,7 +115,7 @@ class DecidedDataset(Subset[Any]):
 
 def apply_decisions(
     dataset: Any,
-    path: str | Path,
+    path: DecisionsSource | Sequence[DecisionsSource],
     *,
     sample_ids: Sequence[str] | None = None,
     label: int | str | None = None,
@@ -132,8 +136,9 @@ def apply_decisions(
     Args:
         dataset: The map-style dataset that was trained on. Not modified. Its items are tuples or lists (input, label,
             ...) or dicts. The items that the file names are read once, to see their labels.
-        path: The CSV file. Its columns are sample_id, decision, new_label and, optionally, label, name and the names of
-            classes; or sample_id, answer and, optionally, new_label, label and name. Classes are numbers or names.
+        path: The CSV file or the table, or a list of them, for instance the answers of several rounds. The columns are
+            sample_id, decision, new_label and, optionally, label, name and the names of classes; or sample_id, answer
+            and, optionally, new_label, label and name. Classes are numbers or names.
         sample_ids: Id of each sample. Default: the ids in the file are positions in the dataset.
         label: Where the label stands in an item, see :class:`~dynalens.RelabelledDataset`.
         label_key: The same, under its earlier name.
@@ -153,53 +158,53 @@ def apply_decisions(
         [('b', 0), ('c', 1)]
     """
     classes = escaped_all(class_names(dataset))
-    rows = [_decision(row, classes, line) for line, row in _rows(Path(path))]
+    sources = [path] if isinstance(path, str | Path | pd.DataFrame) else list(path)
+    rows = [_decision(row, classes, line) for line, row in _rows(sources)]
     if not rows:
         warn(
-            f"{path} holds no decision, so the dataset stays as it is. Decide on the page, and download the file again."
+            f"Expected a decision in {_place(path)}, got none, so the dataset stays as it is. Decide on the page, and "
+            "download the file again."
         )
     decisions, place = _decisions_by_position(rows, dataset, sample_ids), label_key if label is None else label
     _check_labels(decisions, dataset, place, classes or ())
     return DecidedDataset(dataset, decisions, place)
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    try:
-        return list(_rows_of_file(path))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(
-            f"Expected `path` to be a CSV file, got {path}: {error}. Download the decisions from the page of `dynalens "
-            "report`."
-        ) from error
-
-
-def _rows_of_file(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        names = set(reader.fieldnames or ())
-        answers = {"sample_id", "answer"} <= names and "decision" not in names
-        if not answers and not {"sample_id", "decision", "new_label"} <= names:
+def _rows(sources: Sequence[DecisionsSource]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Return each line of the files with its number; of several files, also with the name of its file."""
+    for source in sources:
+        table = text_cells(source, "path", _ORIGIN)
+        is_answers = {"sample_id", "answer"} <= set(table) and "decision" not in table
+        if not is_answers and not {"sample_id", "decision", "new_label"} <= set(table):
             raise ValueError(
-                f"Expected `path` to have the columns sample_id, decision and new_label, got {reader.fieldnames} in "
-                f"{path}. Download the decisions from the page of `dynalens report`."
+                "Expected `path` to have the columns sample_id, decision and new_label, or sample_id and answer, got "
+                f"{list(table)!s:.200} in {_place(source)}. Take {_ORIGIN}."
             )
-        for row in reader:
-            cells = {name: plain(value or "") for name, value in row.items() if name is not None}
-            if not answers:
-                yield reader.line_num, cells
+        place = "" if len(sources) == 1 or isinstance(source, pd.DataFrame) else f" of {source}"
+        for line, row in zip(table.index, table.to_dict("records"), strict=True):
+            cells = {
+                str(name): plain(cell if name in ("sample_id", "name") else cell.strip()) for name, cell in row.items()
+            }
+            if not is_answers:
+                yield f"{line}{place}", {**cells, "decision": cells["decision"].lower()}
             elif cells["answer"]:
-                yield reader.line_num, _decision_of_answer(cells, reader.line_num)
+                yield f"{line}{place}", _decision_of_answer(cells, f"{line}{place}")
 
 
-def _decision_of_answer(cells: dict[str, str], line: int) -> dict[str, str]:
+def _place(source: DecisionsSource | Sequence[DecisionsSource]) -> str:
+    return "the table" if isinstance(source, pd.DataFrame) else str(source)
+
+
+def _decision_of_answer(cells: dict[str, str], line: str) -> dict[str, str]:
     """Return what an answer of an audit decides."""
-    if cells["answer"] not in ANSWERS:
+    answer = cells["answer"].lower()
+    if answer not in ANSWERS:
         raise ValueError(
             f"Expected `answer` to be one of {', '.join(ANSWERS)}, got {cells['answer']!r} in line {line}. Leave out "
             "rows that were not answered."
         )
-    new_label = cells.get("new_label", "") if cells["answer"] == "wrong" else ""
-    decision = "keep" if cells["answer"] != "wrong" else "relabel" if new_label else "drop"
+    new_label = cells.get("new_label", "") if answer == "wrong" else ""
+    decision = "keep" if answer != "wrong" else "relabel" if new_label else "drop"
     return {**cells, "decision": decision, "new_label": new_label}
 
 
@@ -323,7 +328,8 @@ def _position(row: Decision, length: int, positions: Mapping[str, int] | None) -
     if positions is not None:
         index = positions.get(row.sample, -1)
     else:
-        index = int(row.sample) if row.sample.isascii() and row.sample.isdigit() else -1
+        sample = whole(row.sample.strip())
+        index = int(sample) if sample.isascii() and sample.isdigit() else -1
     if not 0 <= index < length:
         options = "one of `sample_ids`" if positions is not None else f"in [0, {length})"
         raise ValueError(
@@ -333,7 +339,7 @@ def _position(row: Decision, length: int, positions: Mapping[str, int] | None) -
     return index
 
 
-def _decision(row: Mapping[str, str], classes: Sequence[str] | None, line: int) -> Decision:
+def _decision(row: Mapping[str, str], classes: Sequence[str] | None, line: str) -> Decision:
     """Return what a line of the file says."""
     if row["decision"] not in DECISIONS:
         raise ValueError(
@@ -346,6 +352,7 @@ def _decision(row: Mapping[str, str], classes: Sequence[str] | None, line: int) 
 
 def _with_new_label(decision: Decision, row: Mapping[str, str], classes: Sequence[str] | None) -> Decision:
     text, name = row["new_label"], row.get("new_label_name", "")
+    text = text if classes is not None and text in classes else whole(text)
     labels = labels_in(text)
     if labels is None and classes is not None and text in classes:
         text, labels = str(classes.index(text)), [classes.index(text)]

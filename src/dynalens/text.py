@@ -127,6 +127,17 @@ def labels_in(text: str) -> list[int] | None:
     return [int(word) for word in words if not word.startswith("?")]
 
 
+def whole(text: str) -> str:
+    """Return a whole number as it is written without a fraction; pandas and spreadsheets write 2 as 2.0 or 2,0.
+
+    Example:
+        >>> whole("2.0"), whole("2,0"), whole("2.5"), whole("cat")
+        ('2', '2', '2.5', 'cat')
+    """
+    match = re.fullmatch(r"(\d+)(?:\.0+|,0)", text, re.ASCII)
+    return match[1] if match else text
+
+
 def is_same_label(text: str, other_text: str) -> bool:
     """Return whether two texts say the same label or number, as spreadsheets write numbers in their own ways.
 

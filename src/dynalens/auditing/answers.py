@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from dynalens.cells import text_cells
 from dynalens.dynamics import Array
 from dynalens.keys import ANSWERS
-from dynalens.text import is_same_label, labels_in, plain, printable
+from dynalens.text import is_same_label, labels_in, plain, printable, whole
 
 COLUMNS = ("sample_id", "label", "answer", "new_label", "probability", "name")
 """Of ``answers.csv``: what a page writes and :func:`dynalens.audit` reads."""
@@ -97,38 +97,21 @@ def read_answers(
 
 def _cells(source: AnswersSource) -> pd.DataFrame:
     """Return the columns as text, "" where there is none."""
-    if isinstance(source, pd.DataFrame):
-        table = source if "sample_id" in source else source.reset_index()
-        place = "the table"
-    else:
-        place = str(source)
-        try:
-            table = pd.read_csv(source, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"Expected `answers` to be a CSV file, got {place}: {error}. Take the file that the page of "
-                "`dynalens audit` exports."
-            ) from error
-    missing_columns = [name for name in ("sample_id", "answer") if name not in table]
-    if missing_columns:
+    is_table = isinstance(source, pd.DataFrame)
+    if isinstance(source, pd.DataFrame) and "sample_id" not in source:
+        source = source.reset_index()
+    table = text_cells(source, "answers", "the file that the page of `dynalens audit` exports")
+    if not {"sample_id", "answer"} <= set(table):
         raise ValueError(
-            f"Expected `answers` to have the columns sample_id and answer, got {[str(c) for c in table.columns]} in "
-            f"{place}. Add a column answer with {ANSWERS[0]!r}, {ANSWERS[1]!r} or {ANSWERS[2]!r} to the table of "
-            "`dynalens.audit_plan`, or take the file that the page of `dynalens audit` exports."
+            f"Expected `answers` to have the columns sample_id and answer, got {_excerpt(str(list(table)))} in "
+            f"{'the table' if is_table else source}. Add a column answer with {ANSWERS[0]!r}, {ANSWERS[1]!r} or "
+            f"{ANSWERS[2]!r} to the table of `dynalens.audit_plan`, or take the file that the page of `dynalens audit` "
+            "exports."
         )
-    columns: dict[str, Any] = {name: _text(table[name]) if name in table else "" for name in COLUMNS}
-    words = [name for name in COLUMNS if name in table and name not in ("sample_id", "name")]  # those hold any letter
+    columns = {name: table[name].tolist() if name in table else [""] * len(table) for name in COLUMNS}
+    words = [name for name in COLUMNS if name not in ("sample_id", "name")]  # those hold any letter
     columns |= {name: [cell.strip() for cell in columns[name]] for name in words}
-    return pd.DataFrame(columns, index=table.index)
-
-
-def _text(column: "pd.Series[str]") -> list[str]:
-    return ["" if pd.isna(cell) else _cell_text(cell) for cell in column.tolist()]
-
-
-def _cell_text(cell: object) -> str:
-    """Return the text of a cell; a column of integers with a missing one holds floats."""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+    return pd.DataFrame(columns | {"answer": [cell.lower() for cell in columns["answer"]]})
 
 
 def _check_words(table: pd.DataFrame) -> None:
@@ -149,14 +132,17 @@ def _rows(samples: Sequence[str], sample_ids: Sequence[str]) -> Array:
         times_shown = Counter(shown_ids)
         places_shown = {sample: row for row, sample in enumerate(shown_ids) if times_shown[sample] == 1}
         cells = [printable(plain(sample)).strip() for sample in samples]
-        rows = [places_shown.get(cell, -1) if row < 0 else row for row, cell in zip(rows, cells, strict=True)]
+        rows = [
+            places_shown.get(cell, places_shown.get(whole(cell), -1)) if row < 0 else row
+            for row, cell in zip(rows, cells, strict=True)
+        ]
     unknown_samples = [sample for sample, row in zip(samples, rows, strict=True) if row < 0]
     if unknown_samples:
         raise ValueError(
             f"Expected `answers` to name samples of this record, got {samples_in_words(unknown_samples)}, which it "
-            "does not have. Pass the record that the plan was drawn from."
+            "does not have. Pass the record that the plan was drawn from. Correct ids that a spreadsheet has changed."
         )
-    repeated_samples = [sample for sample, times in Counter(samples).items() if times > 1]
+    repeated_samples = [sample_ids[row] for row, times in Counter(rows).items() if times > 1]
     if repeated_samples:
         raise ValueError(
             f"Expected one answer for each sample, got several for {samples_in_words(repeated_samples)}. Leave one "
@@ -181,7 +167,7 @@ def _check_names(table: pd.DataFrame, sample_names: Sequence[str]) -> None:
 
 def samples_in_words(samples: Sequence[object]) -> str:
     """Return the first few in words."""
-    names = ", ".join(_excerpt(str(sample)) for sample in samples[:_LISTED])
+    names = ", ".join(_excerpt(str(sample)) or "''" for sample in samples[:_LISTED])
     rest = f" and {len(samples) - _LISTED} more" if len(samples) > _LISTED else ""
     return f"sample{'s' if len(samples) > 1 else ''} {names}{rest}"
 
@@ -217,13 +203,13 @@ def _checked_texts(table: pd.DataFrame, given_texts: Sequence[str]) -> Array:
 
 
 def _right_labels(table: pd.DataFrame, rows: Array) -> dict[int, list[int]]:
-    numbers = zip(rows.tolist(), map(labels_in, table["new_label"]), strict=True)
+    numbers = zip(rows.tolist(), [labels_in(whole(cell)) for cell in table["new_label"]], strict=True)
     return {row: labels for row, labels in numbers if labels is not None}
 
 
 def _are_other_labels(new_label: str, given_text: str) -> bool:
     """Return whether both say which of several labels a sample has, and not the same ones."""
-    numbers = labels_in(new_label), labels_in(given_text)
+    numbers = labels_in(whole(new_label)), labels_in(given_text)
     return None not in numbers and numbers[0] != numbers[1]
 
 
@@ -234,8 +220,9 @@ def _classes(table: pd.DataFrame, column: str, names: Mapping[str, int]) -> list
 def _class(cell: str, sample: str, column: str, names: Mapping[str, int]) -> int | None:
     if cell == "":
         return None
-    if cell.isascii() and cell.isdigit():  # before names, which may be numbers of another order: folders 1, 10, 2
-        return int(cell)
+    number = cell if cell in names else whole(cell)
+    if number.isascii() and number.isdigit():  # before names, which may be numbers of another order: folders 1, 10, 2
+        return int(number)
     if cell in names:
         return names[cell]
     class_options = f"one of {', '.join(names)}, or its number" if names else "the number of a class"

@@ -119,7 +119,8 @@ def plan_of_answers(plans: Sequence[Plan], answers: Answers, ids: Sequence[objec
         f"Expected answers about samples that a plan of this record drew, got {samples_in_words(undrawn_ids)}, "
         "which none of its plans drew, or not with the probability that the answers name. The rate can only be "
         "estimated from samples that were drawn with known probabilities. Answer the samples of "
-        "`dynalens.audit_plan(record)`, and pass the record from which they were drawn. If they were drawn for an "
-        "earlier run on the same labels, take its plan over once: `dynalens audit RUN --earlier-run EARLIER --answers "
-        "FILE`, or `dynalens.audit_plan(record, answers=answers, earlier_run=earlier_record)`."
+        "`dynalens.audit_plan(record)`, and pass the record from which they were drawn. If a spreadsheet changed the "
+        "column probability, leave this column out. If they were drawn for an earlier run on the same labels, take its "
+        "plan over once: `dynalens audit RUN --earlier-run EARLIER --answers FILE`, or "
+        "`dynalens.audit_plan(record, answers=answers, earlier_run=earlier_record)`."
     )
