@@ -484,6 +484,7 @@ def test_twenty_samples_are_answered_by_keyboard_and_their_file_is_an_audit(
         keys(browser, "yYyu"[number % 4] if number % 5 else "n")
         if number % 5 == 0:
             waited(lambda: browser.find_element("id", "search").is_displayed())
+            assert browser.find_element("id", last).text == ""  # it would lead the choice of a class
             keys(browser, *(["plain", Keys.ENTER] if number == 0 else [Keys.ESCAPE]))
     waited(lambda: ", 20 answered" in browser.find_element("id", "count").text)
     assert "the run suggests" in browser.find_element("id", last).text
@@ -513,6 +514,50 @@ def test_twenty_samples_are_answered_by_keyboard_and_their_file_is_an_audit(
     assert "20 answers read." in browser.find_element("id", "message").text
     assert browser.find_element("id", "rate").text == shown
     assert browser.get_log("browser") == []
+
+
+def test_a_page_reads_answers_that_a_person_wrote_into_a_spreadsheet(browser: Any, run: Path, tmp_path: Path) -> None:
+    record = load_record(run)
+    page = write_audit(record, tmp_path / "audit.html", n=6, dataset=train_set()).as_uri()
+    plan = record.audit_plan(6)
+    plan["label"] = [NAMES[label] for label in plan["label"]]
+    is_plain = plan["label"] == "plain"
+    plan["new_label"] = np.where(is_plain, "0.0", "plain")  # a number as pandas writes it, or a name
+    plan.loc[5, "new_label"] = "no class"
+    plan.assign(answer="Wrong").to_csv(tmp_path / "written.csv", index=False, sep=";")
+    browser.get(page)
+    browser.find_element("id", "read").send_keys(str(tmp_path / "written.csv"))
+    waited(lambda: ", 5 answered" in browser.find_element("id", "count").text)
+    assert browser.find_element("id", "message").text == "5 answers read, 1 row did not fit this page."
+    browser.find_element("id", "download").click()
+    file = tmp_path / "downloads" / "answers.csv"
+    waited(lambda: file.exists() and file.stat().st_size)
+    rows = plan["sample_id"][:5]
+    assert record.audit(file).right_labels == {i: [0 if is_plain[k] else 2] for k, i in enumerate(rows)}
+    assert browser.get_log("browser") == []
+
+
+def test_right_labels_of_a_sample_with_several_are_read_back_as_they_were_written(browser: Any, tmp_path: Path) -> None:
+    fit(tmp_path / "run", TrainingDynamicsMonitor(), model=MultiLabel(), data=lambda: loader(several_labels()))
+    record = load_record(tmp_path / "run")
+    page = write_audit(record, tmp_path / "audit.html", n=4, dataset=several_labels()).as_uri()
+    plan = record.audit_plan(4)
+    plan["new_label"] = np.where(plan["label"] == "0 2", "1", "0 2")
+    plan.assign(answer="wrong").to_csv(tmp_path / "written.csv", index=False)
+    browser.get(page)
+    browser.find_element("id", "read").send_keys(str(tmp_path / "written.csv"))
+    waited(lambda: ", 4 answered" in browser.find_element("id", "count").text)
+    browser.find_element("id", "download").click()
+    file = tmp_path / "downloads" / "answers.csv"
+    waited(lambda: file.exists() and file.stat().st_size)
+    assert record.audit(file).right_labels == record.audit(tmp_path / "written.csv").right_labels
+
+
+def test_percentages_of_a_page_are_rounded_as_pythons(browser: Any, run: Path, tmp_path: Path) -> None:
+    browser.get(write_audit(load_record(run), tmp_path / "audit.html", n=2).as_uri())
+    fractions = [part / 400 * (1 + error) for part in range(401) for error in (-1e-15, 0, 1e-15)]
+    shown = browser.execute_script("return arguments[0].map(value => [percent(value, 1), percent(value)])", fractions)
+    assert shown == [[percent(fraction), percent(fraction, 0)] for fraction in fractions]
 
 
 def test_a_window_without_storage_offers_the_answers_and_decisions_as_text(

@@ -23,11 +23,14 @@ def escaped(text: str) -> str:
 def percent(fraction: float, digits: int = 1) -> str:
     """Return a fraction in percent, the one way in which all texts of the package write it.
 
+    The fraction is rounded to ten digits before, so that one that lies halfway between two percentages is written alike
+    if it was added up in another order, as in a page.
+
     Example:
-        >>> percent(0.288), percent(0.8, 0)
-        ('28.8 %', '80 %')
+        >>> percent(0.288), percent(0.8, 0), percent(0.1975 - 1e-16)
+        ('28.8 %', '80 %', '19.8 %')
     """
-    return f"{100 * fraction:.{digits}f} %"
+    return f"{100 * round(fraction, 10):.{digits}f} %"
 
 
 def estimate_in_percent(probability: float) -> str:

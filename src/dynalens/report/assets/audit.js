@@ -24,7 +24,7 @@ function show() {
   by("right-class").hidden = !choosing;
   by("rate").textContent = rateText();
   by("doubt").textContent = doubtText(done);
-  by("last").textContent = feedback();
+  by("last").textContent = choosing ? "" : feedback();  // the suggestion would lead the choice of a class
 }
 
 // All that was given to a sample in words, or its class.
@@ -153,10 +153,16 @@ const csv = () => csvOf([content.columns, ...cards
   })]);
 by("download").addEventListener("click", () => download(content.file, csv()));
 offerCopy(answers, "answer", content.file, csv);
+// What a file has as the right class: its number, or its name; null if there is no such other class. The numbers of several labels stay a text.
+function rightClass(text, card) {
+  if (!content.names.length) return text;
+  const number = /^\d+(\.0+)?$/.test(text) ? Number(text) : content.names.indexOf(text);
+  return content.names[number] === undefined || number === card.label ? null : number;
+}
 readRows(by("read"), "answer", (row, card) => {
-  if (!(row.answer in SAID)) return false;
-  const to = row.answer === "wrong" && row.new_label !== "" ? { to: Number(row.new_label) } : {};
-  answers.set(card.id, { answer: row.answer, ...to });
+  const said = (row.answer ?? "").trim().toLowerCase(), to = said === "wrong" && row.new_label ? rightClass(row.new_label, card) : undefined;
+  if (!Object.hasOwn(SAID, said) || to === null) return false;
+  answers.set(card.id, to === undefined ? { answer: said } : { answer: said, to });
   return true;
 }, message => {
   position = Math.max(0, firstOpen());

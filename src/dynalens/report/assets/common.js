@@ -17,7 +17,12 @@ function draw(tag, attributes = {}, ...children) {
 }
 
 const nameOf = number => number < 0 ? "\u2013" : (content.names[number] ?? String(number));
-const percent = (value, digits = 0) => `${(100 * value).toFixed(digits)} %`;
+// As dynalens.text.percent: halfway between two numbers it is the even one, where toFixed takes the larger one.
+function percent(value, digits = 0) {
+  const hundredfold = 100 * Number(value.toFixed(10)), text = hundredfold.toFixed(digits);
+  const isHalfway = hundredfold * 2 ** (digits + 1) % 2 === 1;
+  return `${isHalfway && text.at(-1) % 2 ? (hundredfold - 1e-9).toFixed(digits) : text} %`;
+}
 // An estimated probability, never rounded to certainty.
 const estimate = value => value > .99 ? ">99 %" : value < .01 ? "<1 %" : percent(value);
 const plural = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
@@ -76,7 +81,8 @@ function csvOf(rows) {
 }
 
 function csvRows(text) {
-  const lines = [];
+  const lines = [], header = text.split("\n", 1)[0], number = sign => header.split(sign).length;
+  const separator = [",", ";", "\t"].reduce((best, sign) => number(sign) > number(best) ? sign : best);  // spreadsheets differ
   let row = [], cell = "", quoted = false;
   const endCell = () => { row.push(cell); cell = ""; };
   const endRow = () => { endCell(); if (row.length > 1 || row[0] !== "") lines.push(row); row = []; };
@@ -85,14 +91,14 @@ function csvRows(text) {
     if (quoted && letter === '"' && text[i + 1] === '"') { cell += '"'; i++; }
     else if (letter === '"' && (quoted || cell === "")) quoted = !quoted;
     else if (quoted) cell += letter;
-    else if (letter === ",") endCell();
+    else if (letter === separator) endCell();
     else if (letter === "\n") endRow();
     else if (letter !== "\r") cell += letter;
   }
   if (cell !== "" || row.length) endRow();
-  const header = (lines.shift() || []).map(name => name.replace(/^\ufeff/, ""));
+  const names = (lines.shift() || []).map(name => name.replace(/^\ufeff/, "").trim().toLowerCase());
   const plain = value => (value ?? "").replace(/^'(?='*[=+\-@\t\r])/, "");
-  return lines.map(line => Object.fromEntries(header.map((name, i) => [name, plain(line[i])])));
+  return lines.map(line => Object.fromEntries(names.map((name, i) => [name, plain(line[i])])));
 }
 
 function download(name, text) {
@@ -133,7 +139,8 @@ function readRows(input, word, take, done) {
     const accepted = rows.filter(row => {
       const card = cardOf(row);
       const label = card?.labels ?? card?.label;
-      return card && (!row.label || row.label === String(label) || Number(row.label) === label) && take(row, card);
+      const forms = [undefined, "", String(label), content.names[label]];
+      return card && (forms.includes(row.label) || Number(row.label) === label) && take(row, card);
     }).length;
     const refused = rows.length - accepted;
     done(`${plural(accepted, word)} read${refused ? `, ${plural(refused, "row")} did not fit this page` : ""}.`);
