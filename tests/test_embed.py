@@ -237,10 +237,11 @@ class Wrong(nn.Module):
         (list(IMAGES), Wrong(torch.ones(9, 2)), ValueError, r"for each of 10 samples, got shape \(9, 2\)"),
         (list(IMAGES), Wrong((torch.ones(10, 2),)), TypeError, "Expected `encoder` to give a tensor, got a tuple"),
         (list(IMAGES), Wrong(torch.full((10, 2), torch.nan)), ValueError, "got NaN or infinity for sample 0"),
+        (list(IMAGES), nn.Flatten().forward, TypeError, "`encoder` to be a torch.nn.Module, got a method"),
     ],
 )
 def test_the_error_names_the_input_that_cannot_be_embedded(
-    dataset: Any, encoder: nn.Module, error: type[Exception], message: str
+    dataset: Any, encoder: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         embed(dataset, encoder, progress=False)

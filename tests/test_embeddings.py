@@ -139,6 +139,14 @@ def test_the_probe_of_labels_is_the_minimum_that_a_peer_finds(monkeypatch: pytes
         np.testing.assert_allclose(logits[:, label], peer.decision_function(standardised), atol=5e-3)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_the_scale_of_a_column_changes_no_prediction(scale: float) -> None:
+    features, labels = clusters(100, spread=2.0)
+    scaled = torch.cat([features[:, :1] * scale, features[:, 1:]], dim=1)
+    expected = out_of_fold(features, one_hot(labels), class_loss)
+    torch.testing.assert_close(out_of_fold(scaled, one_hot(labels), class_loss), expected, atol=1e-3, rtol=1e-3)
+
+
 def test_a_sample_has_no_say_in_its_own_probability() -> None:
     features, labels = clusters(100, spread=2.0)
     y = one_hot(labels)

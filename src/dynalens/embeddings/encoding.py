@@ -56,7 +56,8 @@ def embed(
         Shape ``(N, D)``, float32. With ``path`` it is read from the file as needed, and changes of it stay in memory.
 
     Raises:
-        TypeError: If the dataset has no length and no samples by position, or the encoder gives no tensor.
+        TypeError: If the dataset has no length and no samples by position, or the encoder is no module or gives no
+            tensor.
         ValueError: If the encoder does not give one vector of finite numbers for each sample, or ``path`` holds
             embeddings of another dataset or encoder.
 
@@ -176,6 +177,11 @@ def _as_rows(output: Any, number: int, start: int) -> Array:
 
 def _encoder_on(encoder: nn.Module, device: str | torch.device | None) -> nn.Module:
     """Return the encoder, or a copy of it on another device."""
+    if not isinstance(encoder, nn.Module):
+        raise TypeError(
+            f"Expected `encoder` to be a torch.nn.Module, got a {type(encoder).__name__}. Wrap it in a module whose "
+            "`forward` calls it, so that its device and its evaluation mode are known."
+        )
     tensors = (*encoder.parameters(), *encoder.buffers())
     if device is None or all(tensor.device == torch.device(device) for tensor in tensors):
         return encoder

@@ -106,6 +106,7 @@ def principal_components(features: Tensor) -> tuple[Tensor, Tensor]:
     are not used.
     """
     x = features.float()
+    x = x / x.abs().amax(dim=0).clamp_min(torch.finfo(x.dtype).tiny)  # squares of huge or tiny ones have no room
     x = x - x.mean(dim=0)
     spread = x.square().mean(dim=0).sqrt()
     x = x / torch.where(spread > 0, spread, 1)
