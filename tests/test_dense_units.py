@@ -638,7 +638,9 @@ def test_a_record_of_tokens_is_read_back_alike_and_reported(suspected: tuple[Tra
     monitor, folder = suspected
     record = load_record(folder / "record")
     assert record.table().equals(monitor.table())
-    assert "noun" in write_report(record, folder / "report.html").read_text()
+    page = write_report(record, folder / "report.html").read_text()
+    assert "noun" in page
+    assert "confidence interval: dynalens audit RUN --data MODULE:CALLABLE." in page
 
 
 def test_a_resumed_fit_continues_the_record_of_tokens(tmp_path: Path) -> None:

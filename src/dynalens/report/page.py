@@ -51,7 +51,7 @@ _NONE = "No {label} is flagged. The cards show the most suspicious samples, the 
 _PIXELS = "The network contradicts the coloured pixels: blue where the mask has no object, orange where it has one. "
 _ALONE = "The rate and the probabilities come from the run alone. They can be far off on hard data."
 _BOTH = "The rate and the probabilities come from the run and the embeddings. They can be far off on hard data."
-_ASK = " Audit 100 samples for a 95 % confidence interval: dynalens audit RUN."
+_ASK = " Audit 100 samples for a 95 % confidence interval: dynalens audit RUN{options}."
 _AUDITED = (
     "The rate and the probabilities are calibrated on {answers} answers. According to the answers, 90 % of the {wrong} "
     "are among the first {enough} samples of the order: you may stop looking after these."
@@ -219,7 +219,7 @@ def _note(record: Record, flagged_count: int, card_count: int, audit: Audit | No
     note += _PIXELS if record.statistics.unit_columns is not None else ""
     if audit is None:
         source = _BOTH if record.noise_rate().alone == FROM_BOTH else _ALONE
-        return note + source + _ASK + audit_options(record.statistics, record.folder)
+        return note + source + _ASK.format(options=audit_options(record.statistics, record.folder))
     enough, answer_count = audit.enough(), audit.right + audit.wrong + audit.unsure
     note += _AUDITED.format(answers=answer_count, wrong=question(record.statistics).rate, enough=f"{enough:,}")
     return note if card_count >= enough else note + _FEWER.format(cards=f"{card_count:,}", enough=enough)
