@@ -341,6 +341,14 @@ def test_fiftyone_gets_labels_by_file_with_the_rest_as_attributes(tmp_path: Path
         to_fiftyone(TABLE, tmp_path / "f.json", files={7: "x.png", 3: "x.jpg"})
 
 
+def test_exports_name_the_suspicious_pixel(tmp_path: Path) -> None:
+    table = TABLE.assign(unit=pd.array([21, None], dtype="Int64"), unit_row=pd.array([2, None], dtype="Int64"))
+    tasks = json.loads(to_label_studio(table, tmp_path / "l.json").read_text())
+    assert [(task["data"]["unit"], task["data"]["unit_row"]) for task in tasks] == [(21, 2), (None, None)]
+    attributes = json.loads(to_fiftyone(table, tmp_path / "f.json").read_text())["labels"]["7"]["attributes"]
+    assert (attributes["unit"], attributes["unit_row"]) == (21, 2)
+
+
 def test_exports_take_a_real_table_without_class_names(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor()
     fit(tmp_path, monitor, data=loader)

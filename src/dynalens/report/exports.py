@@ -11,6 +11,8 @@ from dynalens.cells import escaped_cells
 from dynalens.record import replacement_file
 
 _MODEL = "dynalens"
+_UNIT = ("unit", "unit_name", "unit_row", "unit_column", "unit_label")
+"""Columns that say which label, token, pixel or number of a sample is suspicious."""
 
 
 def to_json(table: pd.DataFrame, path: str | Path) -> Path:
@@ -44,6 +46,9 @@ def to_label_studio(
 ) -> Path:
     """Write tasks with predictions for Label Studio, in which the suggested class is preselected.
 
+    If samples have several labels, tokens, pixels or numbers, a task has the columns of the suspicious one, such as
+    ``unit``, among its data. FiftyOne has them as attributes.
+
     Import the file into a project whose labelling configuration has ``<Image name="image" value="$image"/>`` and
     ``<Choices name="choice" toName="image">`` with the classes. With ``texts`` it is ``<Text name="text"
     value="$text"/>`` and ``toName="text"``. For a regression the predicted number is filled in, which needs
@@ -67,7 +72,7 @@ def to_label_studio(
     for row in _records(table):
         sample = row["sample_id"]
         data = {kind: str(contents.get(sample, sample)), "sample_id": sample, "given": _given_text(row)}
-        data["suspicion"] = row.get("score")
+        data |= {"suspicion": row.get("score"), **_unit(row)}
         prediction: dict[str, Any] = {"model_version": _MODEL, "result": []}
         if row.get("suggested_probability") is not None:
             prediction["score"] = row["suggested_probability"]
@@ -120,6 +125,7 @@ def to_fiftyone(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, st
             "sample_id": row["sample_id"],
             "suspicion": row.get("score"),
             "suggested": _class_name(row, "suggested") if row.get("suggested") is not None else None,
+            **_unit(row),
         }
         labels[key] = {"label": names.index(_class_name(row, "label")), "attributes": attributes}
     return _write_json(path, {"classes": names, "labels": labels})
@@ -131,6 +137,10 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     records = json.loads(text)
     assert isinstance(records, list)
     return records
+
+
+def _unit(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in _UNIT if name in row}
 
 
 def _given_text(row: Mapping[str, Any]) -> Any:
