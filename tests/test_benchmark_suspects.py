@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 pytest.importorskip("sklearn")
 
 import noisy_runs
+import other_data
 import rated_numbers
 import rated_texts
 import self_influence as self_influence_benchmark
@@ -298,3 +299,25 @@ def test_the_benchmark_of_numbers_that_people_gave_prints_each_order(
     assert header[:3] == ["epochs, words left out, seed", "wrong", "dynalens"]
     assert {"cleanlab, averaged", "embeddings alone", "both", "with random"} < set(header)
     assert all(0 < float(value) <= 100 for value in row[2:])
+
+
+def test_other_data_print_a_line_for_each_kind_of_wrong_labels(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(other_data, "all_data", lambda *_: [("tiny", *other_data.mixture(3, rng, samples=400))])
+    other_data.main(["--epochs", "2", "--seeds", "0"])
+    by_kind, by_data = capsys.readouterr().out.strip().split("\n\n")
+    assert by_kind.count("\n") == 1 + len(other_data.KINDS)
+    assert by_data.splitlines()[-1].startswith(f"| tiny | {len(other_data.KINDS)} | ")
+
+
+@pytest.mark.parametrize(("kind", "rate"), other_data.KINDS)
+def test_wrong_labels_of_other_data_are_marked(kind: str, rate: float) -> None:
+    rng = np.random.default_rng(1)
+    x, y = other_data.mixture(4, rng, samples=400)
+    inputs, given, wrong = other_data.mislabeled(x, y, kind, rate, rng)
+    right = np.concatenate([y, given[len(y) :]])  # a copy has no right label of its own here
+    assert len(inputs) == len(given) == len(wrong)
+    assert wrong[: len(y)].mean() == pytest.approx(rate if kind != "copies" else 0, abs=0.06)
+    assert (given == right)[~wrong].all()
