@@ -40,7 +40,7 @@ from torch.nn import functional as F
 from dynalens import TrainingDynamics
 from dynalens.defaults import PRECISION
 from dynalens.dynamics import SampleStatistics, given_labels, tracker
-from dynalens.dynamics.weighting import GROWTH
+from dynalens.dynamics.weighting import GROWTH, EpochWeights
 from dynalens.suspicion import assess, flagged, streaming_score, wrong_probabilities
 from dynalens.units import UnitPresentation, multi_label, regression
 
@@ -285,7 +285,9 @@ def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Callable[[in
     given_labels.STEPS = args.steps
     warnings.filterwarnings("ignore", message="Lazy modules")
     if args.power is not None:
-        setattr(tracker, "unit_weight", lambda epoch, **_: min(epoch + 1.0, args.growth) ** args.power)  # noqa: B010  # not exported there
+        powers = [min(epoch + 1.0, args.growth) ** args.power for epoch in range(args.epochs)]
+        setattr(tracker, "unit_weight", lambda epoch, **_: powers[epoch])  # noqa: B010  # not exported there
+        setattr(EpochWeights, "next_of_masks", lambda _, epoch, __: powers[epoch])  # noqa: B010  # of another signature
     if args.rates or args.answers:
         _print_means({row: rows[row] for row in args.rows}, args)
         return

@@ -7,7 +7,7 @@ import math
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,22 @@ def run(folder: Path, model: pl.LightningModule, *callbacks: Any, data: Any = No
     return model
 
 
-def by_hand(presentations: list[tuple[Array, Array]], *, masks: bool) -> dict[str, Any]:
+def weights_by_hand(presentations: Iterable[list[tuple[Array, Array]]], *, masks: bool) -> list[float]:
+    """The weight of each epoch. Of masks it falls from the tenth on as the largest loss comes nearer to the median."""
+    if not masks:
+        return [min(t + 1, 20) ** 3 for t in range(100)]
+    losses = np.array([[loss_by_hand(*each) for each in of_sample] for of_sample in presentations])
+    distances = [max(of_epoch) - np.median(of_epoch) for of_epoch in losses.T]
+    later = [(10 * min(distances[9 : t + 1]) / distances[9]) ** 3 for t in range(9, len(distances))]
+    return [*[(t + 1) ** 3 for t in range(min(9, len(distances)))], *later]
+
+
+def loss_by_hand(z: Array, given: Array) -> float:
+    losses = [math.log(sum(math.exp(v[u]) for v in z)) - z[y][u] for u, y in enumerate(given) if y >= 0]
+    return float(np.mean(losses))
+
+
+def by_hand(presentations: list[tuple[Array, Array]], weights: list[float], *, masks: bool) -> dict[str, Any]:
     """The record of one sample from logits (K, U) and classes (U,) of each presentation, in plain Python."""
     margins, losses, worst = [], [], []
     was_right: dict[int, bool] = {}
@@ -127,7 +142,7 @@ def by_hand(presentations: list[tuple[Array, Array]], *, masks: bool) -> dict[st
         "forgetting_events": sum(one and not other for one, other in itertools.pairwise(right)),
         "unit_forgetting_events": forgotten_units,
         "presentations": len(presentations),
-        "unit_margin": -np.average(doubts, weights=[min(t + 1, 10 if masks else 20) ** 3 for t in range(len(doubts))]),
+        "unit_margin": -np.average(doubts, weights=weights[: len(doubts)]),
     }
     if 2 * most > sum(votes.values()):  # what has a majority is told exactly
         y = presentations[0][1][unit]
@@ -137,9 +152,9 @@ def by_hand(presentations: list[tuple[Array, Array]], *, masks: bool) -> dict[st
 
 def check(statistics: Any, presentations: dict[int, list[tuple[Array, Array]]]) -> None:
     masks = statistics.unit_columns is not None
-    named = 0
+    named, weights = 0, weights_by_hand(presentations.values(), masks=masks)
     for sample, each in presentations.items():
-        expected = by_hand(each, masks=masks)
+        expected = by_hand(each, weights, masks=masks)
         named += "unit" in expected
         for name, value in expected.items():
             assert getattr(statistics, name)[sample] == pytest.approx(value, rel=1e-4, abs=1e-5), (sample, name)
@@ -152,7 +167,7 @@ def test_the_record_of_units_is_that_of_plain_python(shape: tuple[int, ...]) -> 
     given = torch.randint(0, K, (6, *shape), generator=generator)
     given.flatten(1)[:, -1] = IGNORED
     logits = 2 * torch.randn(6, K, *shape, generator=generator)
-    epochs = [logits + torch.randn(6, K, *shape, generator=generator) for _ in range(5)]
+    epochs = [logits + torch.randn(6, K, *shape, generator=generator) for _ in range(13)]
     dynamics = TrainingDynamics(6)
     for epoch, z in enumerate(epochs):
         order = torch.randperm(6, generator=generator)
@@ -577,8 +592,9 @@ def test_masks_of_several_labels_name_pixel_and_label(tmp_path: Path, way: Calla
     statistics, named = monitor.statistics(), 0
     assert statistics.unit is not None
     assert statistics.unit_label is not None
+    weights = weights_by_hand(presentations.values(), masks=True)
     for sample, each in presentations.items():
-        expected = by_hand(each, masks=True)
+        expected = by_hand(each, weights, masks=True)
         named += "unit" in expected
         if "unit" in expected:
             k, expected["unit"] = divmod(expected["unit"], H * W)

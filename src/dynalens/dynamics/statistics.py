@@ -41,7 +41,8 @@ class SampleStatistics:
             before the candidate. NaN if all presentations were correct.
         weighted_margin: Weighted mean of the margin. The weight of an epoch is
             :func:`~dynalens.dynamics.epoch_weight`, if a sample has several units
-            :func:`~dynalens.dynamics.weighting.unit_weight`, and of a regression
+            :func:`~dynalens.dynamics.weighting.unit_weight`, of masks
+            :meth:`~dynalens.dynamics.weighting.EpochWeights.next_of_masks`, and of a regression
             :func:`~dynalens.dynamics.weighting.number_weight`.
         weighted_confidence: The same mean of p_y.
         weighted_rival: The same mean of max_{k != y} p_k.

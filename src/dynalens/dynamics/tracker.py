@@ -30,8 +30,8 @@ from dynalens.dynamics.targets import TOLERANCE, mean_errors, residuals, rows_wi
 from dynalens.dynamics.tolerance import checked_tolerance, for_each_target
 from dynalens.dynamics.units import changed_units, empty_units, kind_of
 from dynalens.dynamics.weighting import GROWTH, TOKEN_GROWTH, EpochWeights, number_weight, unit_weight
-from dynalens.units import LABELS, MEANS, TARGETS, TOKEN_LABELS, TOKENS, UnitKind, UnitPresentation
-from dynalens.units.kinds import KIND, MEAN_LOSS
+from dynalens.units import LABELS, MEANS, PIXEL_LABELS, PIXELS, TARGETS, UnitKind, UnitPresentation
+from dynalens.units.kinds import DOUBT, KIND, MEAN_LOSS
 
 VERSION = 4
 _ANEW = "`reset()` of a monitor, or another `TrainingDynamics`"
@@ -305,8 +305,10 @@ class TrainingDynamics:
             error, constant_error = mean_errors(self._state, rows[ROWS:])
             least_error = self._epoch_weights.least_so_far(error)
             weight = number_weight(epoch, error=least_error, constant_error=constant_error)
+        elif kind.name in (PIXELS, PIXEL_LABELS):
+            weight = self._epoch_weights.next_of_masks(epoch, rows[ROWS + DOUBT])
         else:
-            weight = unit_weight(epoch, growth=TOKEN_GROWTH if kind.name in (TOKENS, TOKEN_LABELS) else GROWTH)
+            weight = unit_weight(epoch, growth=GROWTH if kind.name == LABELS else TOKEN_GROWTH)
         self._weight += weight
         return weight / self._weight if self._weight else 0.0
 

@@ -2,6 +2,10 @@
 
 import math
 
+import numpy as np
+
+from dynalens.dynamics.statistics import Array
+
 GROWTH = 10
 """Epochs over which the weight grows whatever the training error; from 8 to 12 the order is the same within .3 points.
 
@@ -9,7 +13,10 @@ GROWTH = 10
 """
 
 FALL = 3
-"""Power of the training error by which the weight grows less, or falls, after these epochs."""
+"""Power of the training error, or of how far wrong masks stand out, by which the weight falls after these epochs."""
+
+WORST_SHARE = 0.05
+"""Fraction of the masks that tell how far wrong ones stand out."""
 
 TOKEN_GROWTH = 20
 """The same of tokens: the largest loss of a sentence tells of a wrong tag only once its other tags are learned.
@@ -54,7 +61,7 @@ class EpochWeights:
     Attributes:
         tenth_error: Smallest training error up to the tenth epoch, or to the first one after it; None before.
         least_error: Smallest training error so far but 0, or infinity: an epoch without an error has no weight, and the
-            epochs after it still have one.
+            epochs after it still have one. Of masks both are of how far the worst stand out, from the tenth epoch on.
 
     Example:
         >>> weights = EpochWeights()
@@ -72,6 +79,30 @@ class EpochWeights:
             self.tenth_error = error
         return epoch_weight(epoch, error, tenth_error=self.tenth_error)
 
+    def next_of_masks(self, epoch: int, losses: Array) -> float:
+        """Return the weight of the next epoch if samples are masks, whose losses in that epoch are given.
+
+        The weight is min(t + 1, 10)^3 in the first ten epochs, where t is the number of the epoch, from 0, and later
+        (10 min(1, u / u_10))^3. Here u says how far the worst masks stand out: it is the smallest difference, from the
+        tenth epoch on, of the mean of the largest twentieth of the losses and their median. If the network learns wrong
+        masks by heart, they stand out less and less, and these epochs soon count next to nothing.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            losses: Shape ``(M,)``, the mean loss of the pixels in each presentation of the epoch.
+
+        Example:
+            >>> weights, losses = EpochWeights(), np.array([0.25, 0.25, 1.25])
+            >>> [weights.next_of_masks(epoch, losses * size) for epoch, size in ((0, 1), (9, 1), (10, 0.5), (11, 9))]
+            [1.0, 1000.0, 125.0, 125.0]
+        """
+        if epoch + 1 < GROWTH:
+            return unit_weight(epoch)
+        count = max(1, round(WORST_SHARE * len(losses)))
+        distance = self.least_so_far(float(np.sort(losses)[-count:].mean() - np.median(losses)))
+        self.tenth_error = self.tenth_error or distance
+        return unit_weight(epoch) * (distance / self.tenth_error if self.tenth_error else 1.0) ** FALL
+
     def least_so_far(self, error: float) -> float:
         """Return the smallest error so far, of the next epoch and of those before, or 0 if the next epoch has none."""
         error = min(error, self.least_error)
@@ -80,7 +111,7 @@ class EpochWeights:
 
 
 def unit_weight(epoch: int, *, growth: int = GROWTH) -> float:
-    """Return the weight of an epoch if samples have several labels, tokens or pixels.
+    """Return the weight of an epoch if samples have several labels or tokens.
 
     The weight is min(t + 1, growth)^3, where t is the number of the epoch, from 0. The training error is no factor,
     because some unit of most samples is contradicted until the end. The weight stops growing, so that the epochs

@@ -3,7 +3,8 @@ r"""Suspects among samples with a class for each token or pixel.
     score_i = L(d_i) + constant
 
     d_i   log of a weighted mean over the epochs: of the largest loss of a token with the weight min(t + 1, 20)^3, or of
-          the mean loss of the pixels with min(t + 1, 10)^3
+          the mean loss of the pixels with min(t + 1, 10)^3, and less once wrong masks are learned by heart
+          (`EpochWeights.next_of_masks`)
     L     log odds of two normal distributions with one variance, of as many of the highest d as the noise rate says and
           of the others
     constant  makes the mean probability the estimated noise rate
