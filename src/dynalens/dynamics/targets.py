@@ -12,6 +12,7 @@ import numpy as np
 from dynalens.dynamics.statistics import Array
 from dynalens.dynamics.step_rows import CERTAIN, EL2N, LOG_OTHER, LOG_P, MARGIN, RIVAL, ROWS, TARGET
 from dynalens.dynamics.tolerance import default_tolerance, distances_to_median, for_each_target
+from dynalens.dynamics.weighting import mean_of_worst
 from dynalens.units import POSITION, SUMMARY, TARGETS, UnitKind
 from dynalens.units.kinds import MEAN_MARGIN, RIGHT
 
@@ -78,10 +79,10 @@ def rows_within_tolerance(state: State, index: Array, rows: Array, tolerance: Ar
     return rows
 
 
-def mean_errors(state: State, numbers: Array) -> tuple[float, float]:
-    """Return the mean absolute residual of an epoch, and that of predicting the median of each target; 0 without any.
+def largest_errors(state: State, numbers: Array) -> tuple[float, float]:
+    """Return the mean of the largest twentieth of an epoch's absolute residuals, and that of predicting each median.
 
-    Both are in tolerances, over the targets that count.
+    Both are in tolerances, over the targets that count, and 0 without any.
 
     Args:
         state: The record, which has the tolerance.
@@ -93,7 +94,7 @@ def mean_errors(state: State, numbers: Array) -> tuple[float, float]:
     if not is_counted.any():
         return 0.0, 0.0
     distances = distances_to_median(np.where(is_counted, targets, np.nan))
-    error, constant_error = (float((np.abs(r) / state[TOLERANCE])[is_counted].mean()) for r in (residuals, distances))
+    error, constant_error = (mean_of_worst((np.abs(r) / state[TOLERANCE])[is_counted]) for r in (residuals, distances))
     return error, constant_error
 
 

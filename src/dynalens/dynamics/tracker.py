@@ -26,7 +26,7 @@ from dynalens.dynamics.step_rows import (
     PendingRows,
     predicted_classes,
 )
-from dynalens.dynamics.targets import TOLERANCE, mean_errors, residuals, rows_within_tolerance
+from dynalens.dynamics.targets import TOLERANCE, largest_errors, residuals, rows_within_tolerance
 from dynalens.dynamics.tolerance import checked_tolerance, for_each_target
 from dynalens.dynamics.units import changed_units, empty_units, kind_of
 from dynalens.dynamics.weighting import GROWTH, TOKEN_GROWTH, EpochWeights, number_weight, unit_weight
@@ -302,7 +302,7 @@ class TrainingDynamics:
         if kind is None:
             weight = self._epoch_weights.next(epoch, float((rows[MARGIN] <= 0).mean()))
         elif kind.name == TARGETS:
-            error, constant_error = mean_errors(self._state, rows[ROWS:])
+            error, constant_error = largest_errors(self._state, rows[ROWS:])
             least_error = self._epoch_weights.least_so_far(error)
             weight = number_weight(epoch, error=least_error, constant_error=constant_error)
         elif kind.name in (PIXELS, PIXEL_LABELS):

@@ -16,7 +16,7 @@ FALL = 3
 """Power of the training error, or of how far wrong masks stand out, by which the weight falls after these epochs."""
 
 WORST_SHARE = 0.05
-"""Fraction of the masks that tell how far wrong ones stand out."""
+"""Fraction of the masks, or of the numbers, that tell how far wrong ones stand out."""
 
 TOKEN_GROWTH = 20
 """The same of tokens: the largest loss of a sentence tells of a wrong tag only once its other tags are learned.
@@ -98,8 +98,7 @@ class EpochWeights:
         """
         if epoch + 1 < GROWTH:
             return unit_weight(epoch)
-        count = max(1, round(WORST_SHARE * len(losses)))
-        distance = self.least_so_far(float(np.sort(losses)[-count:].mean() - np.median(losses)))
+        distance = self.least_so_far(mean_of_worst(losses) - float(np.median(losses)))
         self.tenth_error = self.tenth_error or distance
         return unit_weight(epoch) * (distance / self.tenth_error if self.tenth_error else 1.0) ** FALL
 
@@ -130,14 +129,26 @@ def unit_weight(epoch: int, *, growth: int = GROWTH) -> float:
     return float(min(epoch + 1, growth) ** 3)
 
 
+def mean_of_worst(values: Array) -> float:
+    """Return the mean of the largest twentieth of some values, or the largest one.
+
+    Example:
+        >>> mean_of_worst(np.arange(40.0))
+        38.5
+    """
+    count = max(1, round(WORST_SHARE * len(values)))
+    return float(np.sort(values)[-count:].mean())
+
+
 def number_weight(epoch: int, *, error: float, constant_error: float) -> float:
     """Return the weight of an epoch in the weighted means of a regression.
 
-    The weight is min(t + 1, 10) * min(e, c^2 / e)^2, where t is the number of the epoch, from 0, e is the smallest mean
-    absolute residual of an epoch so far, and c is that of predicting the median of the targets for each sample. Late
-    epochs count little once the network has learned the targets by heart, because e is then near 0. An epoch in which
-    the network predicts worse than the median counts less the larger e is: the network has not even learned how large
-    the targets are. If all targets are equal, so that c is 0, the weight is min(t + 1, 10) * e^2.
+    The weight is (t + 1) * min(e, c^2 / e)^4, where t is the number of the epoch, from 0. In each epoch the largest
+    twentieth of the absolute residuals have a mean: e is the smallest one so far, and c is that of predicting the
+    median of the targets for each sample. The latest epochs count most as long as wrong targets stay as far off as
+    before, and little once the network has learned them by heart, because e is then near 0. An epoch in which the
+    network predicts worse than the median counts less the larger e is: the network has not even learned how large the
+    targets are. If all targets are equal, so that c is 0, the weight is (t + 1) * e^4.
 
     Args:
         epoch: Number of the epoch, from 0.
@@ -145,10 +156,10 @@ def number_weight(epoch: int, *, error: float, constant_error: float) -> float:
         constant_error: c, at least 0, in the same unit.
 
     Example:
-        >>> number_weight(0, error=1.0, constant_error=2.0), number_weight(30, error=1.0, constant_error=2.0)
-        (1.0, 10.0)
-        >>> number_weight(1, error=4.0, constant_error=2.0)  # 2 (2^2 / 4)^2
+        >>> number_weight(0, error=1.0, constant_error=2.0), number_weight(29, error=1.0, constant_error=2.0)
+        (1.0, 30.0)
+        >>> number_weight(1, error=4.0, constant_error=2.0)  # 2 (2^2 / 4)^4
         2.0
     """
     usual_error = constant_error**2 / error if 0 < constant_error < error else error
-    return float(min(epoch + 1, GROWTH) * usual_error**2)
+    return float((epoch + 1) * usual_error**4)
