@@ -122,11 +122,20 @@ def test_the_rate_is_unbiased_over_all_samples_that_may_be_drawn() -> None:
     assert np.mean(rates) == pytest.approx(3 / 8)
 
 
-@pytest.mark.parametrize("wrong", [0, 1, 7, 20])
+@pytest.mark.parametrize("wrong", [0, 7, 20])
 def test_the_interval_of_one_stratum_is_wilsons(wrong: int) -> None:
     low, high = interval(strata_of((10**9, 20, wrong, 0.0)))
     centre, half = wrong / 20 + Z2 / 40, np.sqrt(Z2 * (wrong / 20 * (1 - wrong / 20) / 20 + Z2 / 1600))
     assert (low, high) == pytest.approx(((centre - half) / (1 + Z2 / 20), (centre + half) / (1 + Z2 / 20)), abs=1e-7)
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 3])
+def test_the_lower_end_of_few_wrong_answers_is_that_of_poisson(wrong: int) -> None:
+    low, high = (float(end) for end in interval(strata_of((10**9, 50, wrong, 0.0))))
+    below = sum((50 * low) ** k * math.exp(-50 * low) / math.factorial(k) for k in range(wrong))
+    assert below == pytest.approx(0.95, abs=1e-4)  # with such a rate, fewer are wrong in 95 % of all draws
+    mirrored = interval(strata_of((10**9, 50, 50 - wrong, 0.0)))
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-9)
 
 
 def test_a_finite_population_narrows_the_interval_as_more_answers_would() -> None:
@@ -169,8 +178,9 @@ def _v(strata: StratifiedRate, t: float) -> float:
     return float(sum((s / sum(sizes)) ** 2 * (1 - n / s) * s / (s - 1) * r * (1 - r) / n for s, n, r in shares))
 
 
-def test_the_curve_is_the_maximum_of_its_penalised_likelihood() -> None:
-    strata = strata_of((20, 6, 5, 3.0), (100, 6, 2, 0.5), (400, 6, 1, -3.0))
+@pytest.mark.parametrize("numbers", [(5, 2, 1), (0, 2, 4)], ids=["as the scores say", "upside down"])
+def test_the_curve_is_the_maximum_of_its_penalised_likelihood(numbers: tuple[int, int, int]) -> None:
+    strata = strata_of(*zip((20, 100, 400), (6, 6, 6), numbers, (3.0, 0.5, -3.0), strict=True))
     x = (strata.score - strata.score.mean()) / strata.score.std()
     b = float((curve(strata)[0] - curve(strata)[2]) / (x[0] - x[2]))
     a = float(curve(strata)[0] - b * x[0])
@@ -183,12 +193,9 @@ def test_the_curve_is_the_maximum_of_its_penalised_likelihood() -> None:
     assert all(value(a, b) > value(a + da, b + db) for da, db in [(0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01)])
 
 
-def test_scores_that_are_upside_down_say_nothing() -> None:
-    line = curve(strata_of((50, 10, 0, 3.0), (50, 10, 9, -3.0)))
-    assert 1 / (1 + np.exp(-line)) == pytest.approx([9.5 / 21] * 2)
-
-
-@pytest.mark.parametrize(("rate", "sharpness"), [(0.2, 1.5), (0.2, 0.0), (0.02, 1.0)])
+@pytest.mark.parametrize(
+    ("rate", "sharpness"), [(0.2, 1.5), (0.2, 0.0), (0.02, 1.0), (0.005, 1.0), (0.05, -1.5)], ids=str
+)
 def test_the_interval_covers_the_true_rate_as_often_as_claimed(rate: float, sharpness: float) -> None:
     score, wrong = population(2000, rate, sharpness=sharpness)
     stratum = equal_doubt(score, 40)

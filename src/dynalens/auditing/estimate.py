@@ -15,6 +15,9 @@ from dynalens.dynamics import Array
 Z = 1.959964
 """Of the standard normal distribution, 95 % lie within this."""
 
+_FEW = np.array([0.0, 0.0513, 0.3554, 0.8177])
+"""Means of Poisson distributions that give at least k = 0, 1, 2, 3 with a probability of at most 5 %."""
+
 _STEPS, _HALVINGS, _FARTHEST = 50, 60, 40.0  # log odds; exp(-40) is below the rounding of a probability
 _LONGEST_STEP = 2.0  # a Newton step that is longer is cut
 _SLOPE = 0.25  # weight of the squared slope: a normal prior with a standard deviation of 1.4 log odds for one of x
@@ -62,7 +65,7 @@ def curve(strata: StratifiedRate) -> Array:
 
     with k_h of n_h answers "wrong" in stratum h. The second sum adds half a wrong and half a right answer in all, so
     that the maximum is finite if all answers are alike. The last term makes it finite if the scores separate wrong
-    from right answers. b is at least 0.
+    from right answers. If the answers contradict the scores, b is below 0.
 
     Returns:
         Shape ``(H,)``.
@@ -89,9 +92,7 @@ def curve(strata: StratifiedRate) -> Array:
         a, b = a + step_scale * step_a, b + step_scale * step_b
         if longest.max() < 1e-10:
             break
-    # A slope below 0 would turn the scores upside down: they say nothing.
-    level = np.log((_sum(strata.wrong) + 0.5) / (_sum(strata.asked - strata.wrong) + 0.5))
-    line: Array = np.where(b < 0, level, a + b * x)
+    line: Array = a + b * x
     return line
 
 
@@ -135,13 +136,18 @@ def interval(strata: StratifiedRate) -> tuple[Array, Array]:
     agree with the score, a normal interval around r would have no width. Here V(t) is above zero for every t between 0
     and 1. At the ends both sides are equal, and a bisection over d finds them.
 
+    Where few labels are wrong, an estimate from one to three wrong answers is often too high, and so is the lower end.
+    With k wrong answers it is therefore at most r m_k / k, where m_k is the mean of the Poisson distribution that gives
+    k or more with a probability of 5 %. The upper end is treated alike if there are one to three right answers.
+
     Labels that were answered are known. So no end is below the fraction of labels with the answer "wrong", or above one
     minus the fraction with the answer "right". If every sample was answered, both ends are r.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927; Yan and Su,
     "Stratified Wilson and Newcombe confidence intervals for multiple binomial proportions", Statistics in
-    Biopharmaceutical Research 2010. Differs from these: the variance of each stratum under t is that of a curve fitted
-    on all answers, as one stratum has too few of its own.
+    Biopharmaceutical Research 2010. For few wrong answers: Brown, Cai and DasGupta, "Interval estimation for a binomial
+    proportion", Statistical Science 2001, Section 4.1.1. Differs from these: the variance of each stratum under t is
+    that of a curve fitted on all answers, as one stratum has too few of its own.
 
     Example:
         >>> none_wrong = StratifiedRate(np.array([10**9]), np.array([10]), np.array([0]), np.array([0.0]))
@@ -166,7 +172,15 @@ def interval(strata: StratifiedRate) -> tuple[Array, Array]:
         return fraction
 
     wrong_count, right_count = strata.wrong.sum(axis=-1), (strata.asked - strata.wrong).sum(axis=-1)
-    low = np.where(rate > 0, np.maximum(end(-_FARTHEST), wrong_count / strata.size.sum()), 0.0)
-    high = np.where(rate < 1, np.minimum(end(_FARTHEST), 1 - right_count / strata.size.sum()), 1.0)
+    low = np.minimum(end(-_FARTHEST), _least(rate, wrong_count))
+    high = np.maximum(end(_FARTHEST), 1 - _least(1 - rate, right_count))
+    low = np.where(rate > 0, np.maximum(low, wrong_count / strata.size.sum()), 0.0)
+    high = np.where(rate < 1, np.minimum(high, 1 - right_count / strata.size.sum()), 1.0)
     is_exact = ~factor.any(axis=-1)
     return np.where(is_exact, rate, np.minimum(rate, low)), np.where(is_exact, rate, np.maximum(rate, high))
+
+
+def _least(rate: Array, count: Array) -> Array:
+    """Return how low the fraction may be that is estimated from so many answers; the estimate if they are not few."""
+    few = np.minimum(count, len(_FEW) - 1).astype(np.int64)
+    return np.asarray(np.where(count == few, rate * _FEW[few] / np.maximum(few, 1), rate))

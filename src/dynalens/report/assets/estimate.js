@@ -1,6 +1,6 @@
 // The rate of wrong labels and its 95 % interval from the answers so far, by the formulas of dynalens.auditing.estimate:
 // stratified_rate, curve, shifted and interval. Each list has one number for each stratum.
-const Z = 1.959964, FARTHEST = 40, HALVINGS = 60;
+const Z = 1.959964, FARTHEST = 40, HALVINGS = 60, FEW = [0, 0.0513, 0.3554, 0.8177];
 const sum = values => values.reduce((total, value) => total + value, 0);
 const dot = (a, b) => sum(a.map((value, h) => value * b[h]));
 const logistic = x => 0.5 * (1 + Math.tanh(0.5 * x));
@@ -28,10 +28,6 @@ function fittedCurve({ asked, wrong, score }) {
     b += cut * stepB;
     if (longest < 1e-10) break;
   }
-  if (b < 0) {
-    const rate = (sum(wrong) + 0.5) / (sum(asked) + 1);
-    [a, b] = [Math.log(rate / (1 - rate)), 0];
-  }
   return x.map(value => a + b * value);
 }
 
@@ -56,8 +52,9 @@ function rateInterval(strata) {
     }
     return dot(share, at(inside));
   };
-  const knownWrong = sum(wrong) / total, knownRight = (sum(asked) - sum(wrong)) / total;
+  const numberWrong = sum(wrong), numberRight = sum(asked) - numberWrong;
+  const least = (fraction, number) => number < FEW.length ? fraction * FEW[number] / Math.max(number, 1) : fraction;
   return [
-    Math.min(rate, Math.max(knownWrong, rate > 0 ? end(-FARTHEST) : 0)),
-    Math.max(rate, Math.min(1 - knownRight, rate < 1 ? end(FARTHEST) : 1))];
+    Math.min(rate, Math.max(numberWrong / total, rate > 0 ? Math.min(end(-FARTHEST), least(rate, numberWrong)) : 0)),
+    Math.max(rate, Math.min(1 - numberRight / total, rate < 1 ? Math.max(end(FARTHEST), 1 - least(1 - rate, numberRight)) : 1))];
 }
