@@ -54,6 +54,12 @@ def test_a_second_round_asks_about_others_and_counts_the_answers_of_the_first(re
     assert [sum(content["strata"][word]) for word in ("right", "wrong", "unsure")] == [4, 1, 1]
 
 
+def test_a_page_on_which_nothing_is_left_to_ask_is_an_error(record: Record, tmp_path: Path) -> None:
+    answers = record.audit_plan(N).assign(answer="right")
+    with pytest.raises(ValueError, match="got answers about all"):
+        write_audit(record, tmp_path / "audit.html", answers=answers)
+
+
 def test_the_page_says_after_each_number_of_answers_that_they_are_too_few(record: Record, tmp_path: Path) -> None:
     doubts = content_of(write_audit(record, tmp_path / "audit.html", n=8))["doubts"]
     end = f": rate and flags can be far off. Answer all {N} samples."

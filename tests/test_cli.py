@@ -56,7 +56,7 @@ def test_answers_of_an_audit_calibrate_the_rate_and_the_suspects(
     plan.assign(answer=np.where(plan["sample_id"] < 20, "wrong", "right")).to_csv(file, index=False)
     assert main(["suspects", str(folder), "--answers", str(file), "--top", "2"]) == 0
     shown = capsys.readouterr().out
-    assert "20 of 120 samples are flagged. About 80 % of all flagged labels are expected to be wrong.\n" in shown
+    assert "20 of 120 samples are flagged. About 100 % of all flagged labels are expected to be wrong.\n" in shown
     rate = "Noise rate: 16.7 % (16.7 % to 16.7 %) with 95 % confidence"
     assert f"{rate}, from 100 right, 20 wrong, 0 unsure answers" in shown
     assert main(["suspects", str(folder)]) == 0
@@ -64,6 +64,13 @@ def test_answers_of_an_audit_calibrate_the_rate_and_the_suspects(
     file.write_text("sample_id,answer\n0,perhaps\n")
     assert main(["suspects", str(folder), "--answers", str(file)]) == 2
     assert "Expected `answer` to be one of right, wrong, unsure" in capsys.readouterr().err
+
+
+def test_no_suspects_are_announced_if_all_labels_are_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, file = run(tmp_path), tmp_path / "answers.csv"
+    load_record(folder).audit_plan(120).assign(answer="right").to_csv(file, index=False)
+    assert main(["suspects", str(folder), "--answers", str(file)]) == 0
+    assert "\nNo label is flagged.\n" in capsys.readouterr().out
 
 
 def test_suspects_after_an_audit_begin_with_those_that_nobody_looked_at(

@@ -174,6 +174,12 @@ def test_the_estimated_noise_rate_is_in_the_summary(record: Record, tmp_path: Pa
     assert summary["estimated noise rate, from the run alone"] == "5.0 % (between 1.0 % and 10.0 %)"
 
 
+def test_the_page_does_not_say_where_to_stop_if_no_answer_is_wrong(record: Record, tmp_path: Path) -> None:
+    answers = record.audit_plan(3).assign(answer="right")
+    note = content_of(write_report(record, tmp_path / "report.html", answers=answers))["note"]
+    assert note.endswith("on 3 answers. None of them is wrong, so they do not say where you may stop looking.")
+
+
 def test_answers_of_an_audit_calibrate_the_page_and_say_where_to_stop(record: Record, tmp_path: Path) -> None:
     plan = record.audit_plan(N)
     worst = set(record.suspects(6).index)

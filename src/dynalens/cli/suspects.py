@@ -25,13 +25,14 @@ def run(args: argparse.Namespace) -> None:
         record = record.with_embeddings(read_embeddings(args.embeddings))
     audit = record.audit(args.answers) if args.answers else None
     suspects = record.suspects(precision=args.precision, answers=audit)
+    expected = suspects["wrong_probability"].mean()
     if args.class_pair:
         suspects = of_class_pair(suspects, args.class_pair, record.meta.class_names)
     number = int((record.statistics.presentations > 0).sum())
     for_pair = " for this class pair" if args.class_pair else ""
     label = label_word(record.statistics)
-    precision_words = f" About {100 * args.precision:g} % of all flagged {label}s are expected to be wrong."
-    say(f"{len(suspects)} of {number} samples are flagged{for_pair}.{precision_words if len(suspects) else ''}")
+    expected_words = f" About {percent(expected, 0)} of all flagged {label}s are expected to be wrong."
+    say(f"{len(suspects)} of {number} samples are flagged{for_pair}.{expected_words if len(suspects) else ''}")
     say(_rate_in_words(record, audit))
     for doubt in record.doubts() if audit is None else audit.noise_rate.doubts:
         say(f"Doubtful: {doubt}")
@@ -39,10 +40,8 @@ def run(args: argparse.Namespace) -> None:
         suspects = record.suspects(args.top, answers=audit).assign(flagged=False)
         ask = f" To learn how many {label}s are wrong, answer 100 questions: dynalens audit {args.run}"
         ask += audit_options(record.statistics, record.folder)
-        say(
-            f"No {label} is flagged. The {len(suspects)} most suspicious follow: look at them."
-            + (ask if audit is None else "")
-        )
+        follow = f" The {len(suspects)} most suspicious follow: look at them." if len(suspects) else ""
+        say(f"No {label} is flagged.{follow}{ask if audit is None else ''}")
     answered = 0 if audit is None else int((suspects["answer"] == "wrong").sum())  # they come first
     if answered:
         others = ": the table shows the others" if answered < len(suspects) else ""

@@ -53,11 +53,16 @@ def write_audit(
         The file.
 
     Raises:
-        ValueError: If an argument is out of its range, the dataset has another length than the record, or the record
-            is one of ids; or without a dataset, if it is needed.
+        ValueError: If an argument is out of its range, all samples were answered, the dataset has another length than
+            the record, or the record is one of ids; or without a dataset, if it is needed.
     """
     check_dataset(record, dataset)
     samples = record.audit_plan(n, seed=seed, answers=answers, earlier_run=earlier_run)
+    if not len(samples):
+        raise ValueError(
+            "Expected `answers` to leave samples to ask about, got answers about all. Nothing is left to ask: see what "
+            "they say with `dynalens.audit(record, answers)`, or `dynalens suspects RUN --answers FILE`."
+        )
     plan, table = record.latest_plan(), record.table()
     rows = table.index.get_indexer(pd.Index(samples["sample_id"]))
     items, can_be_shown = items_to_ask(record, dataset, rows)

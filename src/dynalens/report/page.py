@@ -11,7 +11,7 @@ import pandas as pd
 
 from dynalens.arguments import check_positive
 from dynalens.auditing import Audit
-from dynalens.defaults import FEWEST_CARDS, MOST_CARDS, PRECISION
+from dynalens.defaults import FEWEST_CARDS, MOST_CARDS
 from dynalens.embeddings import SimilarSamples
 from dynalens.notices import progress_notice
 from dynalens.pictures import (
@@ -45,17 +45,19 @@ from dynalens.text import escaped, escaped_all, labels_in, percent
 
 _NOTE = (
     "The cards show the samples whose {label}s are probably wrong, the worst first. {flagged} are flagged: "
-    "{precision} of them are expected to be wrong. "
+    "{expected} of them are expected to be wrong. "
 )
 _NONE = "No {label} is flagged. The cards show the most suspicious samples, the worst first: look at them. "
 _PIXELS = "The network contradicts the coloured pixels: blue where the mask has no object, orange where it has one. "
 _ALONE = "The rate and the probabilities come from the run alone. They can be far off on hard data."
 _BOTH = "The rate and the probabilities come from the run and the embeddings. They can be far off on hard data."
 _ASK = " Audit 100 samples for a 95 % confidence interval: dynalens audit RUN{options}."
-_AUDITED = (
-    "The rate and the probabilities are calibrated on {answers} answers. According to the answers, 90 % of the {wrong} "
-    "are among the first {enough} samples of the order: you may stop looking after these."
+_AUDITED = "The rate and the probabilities are calibrated on {answers} answers. "
+_ENOUGH = (
+    "According to the answers, 90 % of the {wrong} are among the first {enough} samples of the order: you may stop "
+    "looking after these."
 )
+_NO_WRONG = "None of them is wrong, so they do not say where you may stop looking."
 _FEWER = " This page shows {cards}: dynalens report RUN --answers FILE --limit {enough} shows all of them."
 _WHERE_FILES_ARE = "If they are named after picture files, write the page in the folder in which training ran. "
 _SIDES = ((300, 256), (1000, 128), (MOST_CARDS, 72))
@@ -122,7 +124,7 @@ def write_report(
     _add_corrections(record, worst, cards)
     if audit is not None:
         _add_answers(record, worst, audit, cards)
-    note = _note(record, flagged_count, len(cards), audit)
+    note = _note(record, table, len(cards), audit)
     content = _run_content(record, table, audit, accuracy) | {"note": note, "names": names, "cards": cards}
     content["missing"] = "" if dataset is not None else _missing_pictures(record, cards)
     title = "dynalens" if record.folder is None else f"dynalens: {run_name(record.folder)}"
@@ -209,19 +211,17 @@ def _noise_rate(record: Record, audit: Audit | None) -> list[str]:
     return ["noise rate, from an audit", f"{percent(rate.value)} (95 % interval between {bounds})"]
 
 
-def _note(record: Record, flagged_count: int, card_count: int, audit: Audit | None) -> str:
-    words = {
-        "flagged": f"{flagged_count:,}",
-        "precision": percent(PRECISION, 0),
-        "label": label_word(record.statistics),
-    }
-    note = (_NOTE if flagged_count else _NONE).format(**words)
+def _note(record: Record, table: pd.DataFrame, card_count: int, audit: Audit | None) -> str:
+    p = table.loc[table["flagged"], "wrong_probability"]
+    words = {"flagged": f"{len(p):,}", "label": label_word(record.statistics)}
+    note = _NOTE.format(expected=percent(p.mean(), 0), **words) if len(p) else _NONE.format(**words)
     note += _PIXELS if record.statistics.unit_columns is not None else ""
     if audit is None:
         source = _BOTH if record.noise_rate().alone == FROM_BOTH else _ALONE
         return note + source + _ASK.format(options=audit_options(record.statistics, record.folder))
-    enough, answer_count = audit.enough(), audit.right + audit.wrong + audit.unsure
-    note += _AUDITED.format(answers=answer_count, wrong=question(record.statistics).rate, enough=f"{enough:,}")
+    enough = audit.enough()
+    note += _AUDITED.format(answers=audit.right + audit.wrong + audit.unsure)
+    note += _ENOUGH.format(wrong=question(record.statistics).rate, enough=f"{enough:,}") if enough else _NO_WRONG
     return note if card_count >= enough else note + _FEWER.format(cards=f"{card_count:,}", enough=enough)
 
 
