@@ -133,7 +133,7 @@ function about(card, letters) {
       make("div", { class: "given", title: nameOf(card.label) }, `${card.unit ? card.unit + ": " : ""}${GIVEN} ${nameOf(card.label)}`),
       make("div", { class: "suggested", title: nameOf(card.suggested) }, SUGGESTED + " " + nameOf(card.suggested))),
     make("div", { class: "meta" },
-      make("span", { title: card.id }, `rank ${card.rank}, #${card.id}`),
+      make("span", { title: `rank ${card.rank}, sample ${card.id}` }, `${card.rank}. #${card.id}`),
       make("span", { title: `probability that the ${LABEL} is wrong` }, `wrong: ${estimate(card.wrong)}`)),
     ...(card.file ? [make("div", { class: "file", title: card.file }, fileName(card.file, letters))] : []),
     ...(card.answer || []).map(line => make("div", { class: "answer", title: line }, line)),
