@@ -606,7 +606,7 @@ def test_all_ways_through_the_classes_find_the_same(classes: int) -> None:
     logits[0, 1:], logits[1, :-1], logits[2, 1], logits[3, 2] = -torch.inf, -torch.inf, torch.nan, torch.inf
     labels, turns = torch.arange(40) % classes, torch.arange(40).flip(0) % classes
     by_sample = np.empty((PARTS - 1, 40), np.float32)
-    _by_sample(logits.clone(), labels.numpy(), turns.numpy(), by_sample)
+    _by_sample(logits.clone(), labels.numpy(), turns.numpy(), by_sample, classes)
     ways: list[Iterable[Tensor]] = [
         torch.from_numpy(by_sample),
         _by_class(logits.clone(), labels, turns, 1),

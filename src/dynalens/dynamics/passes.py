@@ -12,6 +12,7 @@ PARTS = 7
 
 _BLOCK = 2**19  # numbers computed together on the host, 2 MiB: the fastest of 2**15 to 2**20
 _MANY = 16  # classes from which on a CPU goes sample by sample: with 10 to 20 both ways are equally fast
+_LANES = 16  # numbers of float32 that a processor computes at once, at most
 _FAR = 3e38  # times any difference of logits that a softmax can show, it is beyond the number of classes
 
 
@@ -36,7 +37,7 @@ class HostBlock:
     def begin(self, classes: int) -> None:
         """Make room for logits of this number of classes. The content of the block is lost."""
         rows = max(_BLOCK // classes, 1)
-        self._logits, self._targets = np.empty((rows, classes), np.float32), np.empty(rows, np.int64)
+        self._logits, self._targets = np.empty((rows, _width(classes)), np.float32), np.empty(rows, np.int64)
         self.classes = classes
         self.drop()
 
@@ -48,36 +49,47 @@ class HostBlock:
         """Copy rows, no more than are free."""
         begin, count = self._rows, len(targets)
         self._rows, self.free_rows = begin + count, self.free_rows - count
-        self._logits[begin : begin + count] = logits
+        self._logits[begin : begin + count, : self.classes] = logits
         self._targets[begin : begin + count] = targets
 
     def take_all(self) -> tuple[Tensor, Tensor]:
-        """Return logits ``(n, K)`` and targets ``(n,)``, where the next rows go."""
+        """Return logits ``(n, K)``, with columns of -inf behind them, and targets ``(n,)``, where the next rows go."""
         n = self._rows
         self.drop()
+        self._logits[:n, self.classes :] = -np.inf
         return torch.from_numpy(self._logits[:n]), torch.from_numpy(self._targets[:n])
 
 
-def class_passes(logits: Tensor, targets: Tensor, turns: Tensor, parts: Tensor) -> None:
+def _width(classes: int) -> int:
+    """Return the length of a row of the block.
+
+    The processor computes a row that is no multiple of its lanes in up to twice the time: it waits for the end of the
+    row before, just written, to read the next one.
+    """
+    return classes if classes < _MANY else -(-classes // _LANES) * _LANES
+
+
+def class_passes(logits: Tensor, targets: Tensor, turns: Tensor, parts: Tensor, *, classes: int) -> None:
     """Write what the rows are made of into ``parts``, :data:`PARTS` times ``(N,)``.
 
     With the softmax q over all classes but the label: the logits of the label, of the class in turn and of the rival,
     which is the largest but the label's, the q of the rival, the 2-norm of q, the rival, and the target.
 
     Args:
-        logits: Shape ``(N, K)``, float32, in the order of their memory; used up.
+        logits: Shape ``(N, K)``, float32, in the order of their memory; used up. Columns of -inf may follow.
         targets: Shape ``(N,)``; negative ones are taken for class 0, and so are those of K and more, which become
             :data:`NOT_A_CLASS`.
         turns: Shape ``(N,)``, a class each.
         parts: Shape ``(PARTS, N)``, float32.
+        classes: K.
     """
-    targets = torch.where(targets < logits.shape[1], targets, NOT_A_CLASS)
+    targets = torch.where(targets < classes, targets, NOT_A_CLASS)
     if logits.device.type != "cpu":
         torch.stack((*_by_class(logits, targets.clamp(min=0), turns, 1), targets), out=parts)
         return
     places, numbers = parts.numpy(), targets.numpy()
-    if logits.shape[1] >= _MANY:
-        _by_sample(logits, np.maximum(numbers, 0), turns.numpy(), places)
+    if classes >= _MANY:
+        _by_sample(logits, np.maximum(numbers, 0), turns.numpy(), places, classes)
     else:
         # A CPU reduces over few classes, which are few numbers in a row, one by one; over the first axis, it takes
         # many samples at once. numpy turns the axes in a third of torch's time.
@@ -88,7 +100,7 @@ def class_passes(logits: Tensor, targets: Tensor, turns: Tensor, parts: Tensor) 
     places[-1] = numbers
 
 
-def _by_sample(z: Tensor, label: Array, turn: Array, parts: Array) -> None:
+def _by_sample(z: Tensor, label: Array, turn: Array, parts: Array, classes: int) -> None:
     """Go through the classes of one sample after the other, each time while its numbers are in the fastest cache.
 
     All but the exponentials is numpy's: its operations begin in a third of torch's time, its largest takes a tenth, and
@@ -103,7 +115,8 @@ def _by_sample(z: Tensor, label: Array, turn: Array, parts: Array) -> None:
     parts[2], parts[5] = logits[rival_places], rival
     q = torch.softmax(z, 1, out=z).numpy()
     parts[3] = q.reshape(-1)[rival_places]
-    square = np.matmul(q[:, np.newaxis], q[:, :, np.newaxis])  # other rows do not change its digits
+    q = q[:, :classes]  # the length of a sum may change its last digits, other rows do not
+    square = np.matmul(q[:, np.newaxis], q[:, :, np.newaxis])
     np.sqrt(square[:, 0, 0], out=parts[4])
 
 

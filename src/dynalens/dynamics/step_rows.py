@@ -64,7 +64,7 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
     """
     turns = in_turn(len(targets), logits.shape[1], targets.device) if turns is None else turns
     parts = torch.empty(PARTS, len(targets), device=logits.device)
-    class_passes(_float_copy(logits), targets.detach(), turns, parts)
+    class_passes(_float_copy(logits), targets.detach(), turns, parts, classes=logits.shape[1])
     return _presentation_rows(parts)
 
 
@@ -229,7 +229,7 @@ class PendingRows:
             self._compute()
             self._kind = kind
         if at_once:
-            self._keep(_float_copy(logits), targets)
+            self._keep(_float_copy(logits), targets, logits.shape[1])
             return
         self._transfers.append((logits.clone(), targets.clone()))
         self._waiting_numbers += logits.numel()
@@ -271,11 +271,11 @@ class PendingRows:
 
     def _compute(self) -> None:
         if len(self._block):
-            self._keep(*self._block.take_all())
+            self._keep(*self._block.take_all(), self._block.classes)
         if self._transfers:
             logits, targets = (torch.cat(tensors) for tensors in zip(*self._transfers, strict=True))
             self._transfers, self._waiting_numbers = [], 0
-            self._keep(logits.float(), targets)
+            self._keep(logits.float(), targets, logits.shape[1])
 
     def _places(self, n: int, device: torch.device) -> Tensor:
         """Return where the parts of the next rows go, (PARTS, n)."""
@@ -294,13 +294,13 @@ class PendingRows:
             self._rows.append(_presentation_rows(self._parts.narrow(1, 0, self._rows_in_part)))
             self._rows_in_part = 0
 
-    def _keep(self, logits: Tensor, targets: Tensor) -> None:
+    def _keep(self, logits: Tensor, targets: Tensor, classes: int) -> None:
         """Compute what the rows are made of; the logits are used up."""
-        self.heads.add(logits.shape[1])
+        self.heads.add(classes)
         if self._probabilities is not None:
-            self._probabilities.append(logits.softmax(dim=1))
-        turns = self._next_turns(len(logits), logits.shape[1], logits.device)
-        class_passes(logits, targets, turns, self._places(len(logits), logits.device))
+            self._probabilities.append(logits.narrow(1, 0, classes).softmax(dim=1))
+        turns = self._next_turns(len(logits), classes, logits.device)
+        class_passes(logits, targets, turns, self._places(len(logits), logits.device), classes=classes)
         self._rows_made += len(targets)
 
     @property
