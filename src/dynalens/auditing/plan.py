@@ -1,5 +1,6 @@
 """A plan: which samples a person is asked about, drawn at random with known probabilities."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -108,12 +109,18 @@ def plan_of_answers(plans: Sequence[Plan], answers: Answers, ids: Sequence[objec
         ids: Id of each row.
 
     Raises:
-        ValueError: If none drew them.
+        ValueError: If none drew all of them.
     """
     undrawn_rows = [plan.undrawn_rows(answers) for plan in reversed(plans)]
     for plan, rows in zip(reversed(plans), undrawn_rows, strict=True):
         if not len(rows):
             return plan
+    if len(plans) > 1 and not functools.reduce(np.intersect1d, undrawn_rows).size:
+        raise ValueError(
+            f"Expected answers about samples of one plan, got samples of several of the {len(plans)} plans of this "
+            "record. Pass the answers of one plan alone. To ask about more samples, pass these answers: "
+            "`dynalens audit RUN --answers FILE`, or `dynalens.audit_plan(record, answers=answers)`."
+        )
     undrawn_ids = [ids[row] for row in min(undrawn_rows, key=len)]
     raise ValueError(
         f"Expected answers about samples that a plan of this record drew, got {samples_in_words(undrawn_ids)}, "

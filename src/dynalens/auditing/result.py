@@ -226,6 +226,9 @@ class Audit:
         Section 5A.9). If none of them has an answer, the value is the mean of their probabilities, and the
         interval is [0, 1].
 
+        The same answers changed the order. Where the run's own order says little, the classes with wrong answers come
+        first by chance. The value is then too high, and the interval holds the true fraction less often.
+
         Args:
             n: Number of samples, from the most suspicious on: from 1 to the number of samples that were seen.
         """
@@ -293,9 +296,10 @@ class Audit:
 
     def _check_count(self, n: int) -> None:
         seen_count = int(self._is_recorded.sum())
-        if not 1 <= n <= seen_count:
+        if not 1 <= n <= seen_count or n != int(n):
             raise ValueError(
-                f"Expected `n` to be from 1 to {seen_count}, the samples that were seen, got {n}. Pass such a number."
+                f"Expected `n` to be a whole number from 1 to {seen_count}, the samples that were seen, got {n}. Pass "
+                "such a number."
             )
 
     def _wrong_count(self, mask: Array) -> Estimate:
