@@ -198,6 +198,14 @@ def test_answers_of_an_audit_are_applied(tmp_path: Path) -> None:
         apply_decisions([("a", 0)], written(tmp_path, "0,maybe\n", "sample_id,answer\n"))
 
 
+@pytest.mark.parametrize("source", [len, [len]])
+def test_sources_that_are_neither_files_nor_tables_are_an_error(source: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"`path` to be a CSV file or a table, got an object of the class builtin.*Pass"
+    ):
+        apply_decisions([("a", 0)], source)
+
+
 def test_answers_and_decisions_may_name_classes(tmp_path: Path) -> None:
     data, header = Named([("a", 0), ("b", 1), ("c", 0)]), "sample_id,label,answer,new_label\n"
     assert list(apply_decisions(data, written(tmp_path, "0,cat,wrong,dog\n1,1,right,\n", header))) == [

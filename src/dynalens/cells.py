@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,13 @@ def escaped_cells(table: pd.DataFrame) -> pd.DataFrame:
     return _map_texts(table, escaped)
 
 
-def text_cells(source: str | Path | pd.DataFrame, argument: str, origin: str) -> pd.DataFrame:
+def sources_in(source: Any) -> list[Any]:
+    """Return the files or tables of an argument that may hold one or several of them."""
+    is_several = isinstance(source, Iterable) and not isinstance(source, str | pd.DataFrame)
+    return list(source) if is_several else [source]
+
+
+def text_cells(source: Any, argument: str, origin: str) -> pd.DataFrame:
     """Return a table that a person filled in, with each cell as text; "" where a cell is empty.
 
     A spreadsheet may have changed a file: its cells may be divided by semicolons or tabs, and the names of its columns
@@ -42,11 +48,17 @@ def text_cells(source: str | Path | pd.DataFrame, argument: str, origin: str) ->
         A table whose index is the number of each line, from 1.
 
     Raises:
+        TypeError: If it is neither a file nor a table.
         ValueError: If the file is no CSV file.
     """
     if isinstance(source, pd.DataFrame):
         cells = {str(name): [_text(cell) for cell in source[name].tolist()] for name in source}
         return pd.DataFrame(cells, index=range(1, len(source) + 1), dtype=object)
+    if not isinstance(source, str | Path):
+        raise TypeError(
+            f"Expected `{argument}` to be a CSV file or a table, got an object of the class {type(source).__name__}. "
+            f"Pass {origin}."
+        )
     try:
         return _cells_of_file(Path(source).read_bytes().decode("utf-8-sig"))
     except (UnicodeDecodeError, csv.Error) as error:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from torch.utils.data import Subset
 
-from dynalens.cells import text_cells
+from dynalens.cells import sources_in, text_cells
 from dynalens.datasets import (
     check_labels,
     class_names,
@@ -146,6 +146,7 @@ def apply_decisions(
     Raises:
         ValueError: If a row has an unknown sample, decision or class, if a sample has two rows, or if rows do not fit
             the names or labels of the dataset. The message lists these rows.
+        TypeError: If it is neither a file nor a table.
         FileNotFoundError: If there is no such file.
 
     Example:
@@ -158,8 +159,7 @@ def apply_decisions(
         [('b', 0), ('c', 1)]
     """
     classes = escaped_all(class_names(dataset))
-    sources = [path] if isinstance(path, str | Path | pd.DataFrame) else list(path)
-    rows = [_decision(row, classes, line) for line, row in _rows(sources)]
+    rows = [_decision(row, classes, line) for line, row in _rows(sources_in(path))]
     if not rows:
         warn(
             f"Expected a decision in {_place(path)}, got none, so the dataset stays as it is. Decide on the page, and "

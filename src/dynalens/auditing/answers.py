@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dynalens.cells import text_cells
+from dynalens.cells import sources_in, text_cells
 from dynalens.dynamics import Array
 from dynalens.keys import ANSWERS
 from dynalens.text import is_same_label, labels_in, plain, printable, whole
@@ -76,8 +76,7 @@ def read_answers(
         >>> answers.rows.tolist(), answers.wrong.tolist(), answers.new_label.tolist()
         ([2, 0], [True, False], [2, -1])
     """
-    sources = [source] if isinstance(source, str | Path | pd.DataFrame) else list(source)
-    tables = [_cells(item) for item in sources] or [pd.DataFrame(columns=list(COLUMNS))]
+    tables = [_cells(item) for item in sources_in(source)] or [pd.DataFrame(columns=list(COLUMNS))]
     table = pd.concat(tables, ignore_index=True)
     table = table[table["answer"] != ""].reset_index(drop=True)
     _check_words(table)
