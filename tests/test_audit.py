@@ -820,7 +820,9 @@ def test_intervals_of_the_first_n_hold_though_the_same_answers_moved_the_classes
     assert np.mean(held) > 0.85  # 95 % in the mean; 60 repetitions below 52 have a probability of 1 %
 
 
-@pytest.mark.parametrize(("answer", "n"), [("right", 1), ("wrong", 1), ("unsure", 1), ("unsure", 40)])
+@pytest.mark.parametrize(
+    ("answer", "n"), [("right", 1), ("right", 40), ("wrong", 1), ("wrong", 40), ("unsure", 1), ("unsure", 40)]
+)
 def test_answers_that_say_nothing_of_classes_leave_the_order_as_it_is(answer: str, n: int) -> None:
     record = record_of(population(300)[0])
     result = audit(record, audit_plan(record, n=n).assign(answer=answer))

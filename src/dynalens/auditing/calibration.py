@@ -78,7 +78,9 @@ def answered_log_odds(score: Array, rows: Array, wrong: Array, weight: Array, la
         >>> bool(by_class[1] > 0 > by_class[3])  # the one with the label of the wrong answer is more suspicious
         True
     """
-    z, deviations = features(score), DEVIATIONS if label is not None else DEVIATIONS[:1]
+    # Answers that are all alike show no class that differs from the others.
+    differs = label is not None and 0 < wrong.sum() < len(wrong)
+    z, deviations = features(score), DEVIATIONS if differs else DEVIATIONS[:1]
     classes = np.zeros(len(score), np.int64) if label is None else label
     models = [_rising_model(z[rows], wrong, weight, classes[rows], int(classes.max()) + 1, d) for d in deviations]
     evidence = np.array([model.evidence for model in models])
