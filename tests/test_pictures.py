@@ -198,7 +198,7 @@ def test_a_sheet_and_a_film_of_words_have_a_band_for_each_method_and_epoch() -> 
     row = ExplanationRow(words, "good", "bad", 0.2, maps, is_correct=False)
     one, two = (explanation_sheet([row] * n, fractions=np.array([0.0, 1.0]), title="t") for n in (1, 2))
     assert one.width == two.width == 700
-    band = 2 * (14 + 17 + 2 + 5)  # a line for the method, one of words, a gap
+    band = 2 * (14 + 18 + 2 + 5)  # a line for the method, one of words, a gap
     assert two.height - one.height == 2 * (14 + 5) + 2 * band
     film = FilmStrip()
     for epoch in range(2):

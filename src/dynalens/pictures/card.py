@@ -5,7 +5,7 @@ from PIL import Image, ImageDraw
 from dynalens.pictures.drawing import PAPER, Colour
 
 WIDTH = 350
-TEXT, LINE, GAP, FRAME = 11, 14, 5, 2
+TEXT, LINE, GAP, FRAME = 12, 14, 5, 2
 """Size of letters, height of a line, gap between cells and width of frames, in pixels of the card."""
 
 

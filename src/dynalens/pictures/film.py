@@ -126,7 +126,7 @@ class FilmStrip:
             write(card.draw, (GAP + column * pitch, LINE + 3), head, TEXT, fill=FAINT, width=side + GAP)
         for row, (picture, name) in enumerate(zip(self._inputs, names, strict=True)):
             y = top + row * row_pitch
-            write(card.draw, (GAP, y), name, TEXT, width=WIDTH - 2 * GAP)
+            write(card.draw, (GAP, y - 1), name, TEXT, width=WIDTH - 2 * GAP)
             frames = [Frame(picture, None), *(frames[row] for frames in self._frames.values())]
             frames += consensus[row : row + 1]
             for column, frame in enumerate(frames):
@@ -144,7 +144,7 @@ class FilmStrip:
         write(card.draw, (GAP, 2), title, TEXT + 1, width=WIDTH - 2 * GAP)
         for row, name in enumerate(names):
             y = LINE + 4 + row * height
-            write(card.draw, (GAP, y), name, TEXT, width=WIDTH - 2 * GAP)
+            write(card.draw, (GAP, y - 1), name, TEXT, width=WIDTH - 2 * GAP)
             lines = [(str(epoch), frames[row]) for epoch, frames in self._frames.items()]
             for line, (head, frame) in enumerate(lines + [("all", frame) for frame in consensus[row : row + 1]]):
                 position = (GAP + _MARGIN, y + LINE + FRAME + line * pitch)

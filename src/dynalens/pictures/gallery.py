@@ -194,7 +194,7 @@ def base_name(name: str, width: float) -> str:
     """Return the last part of a path. If it is wider than so many pixels, its beginning is cut, because ends differ.
 
     Example:
-        >>> base_name("train/cat/IMG_0042.jpg", 200), base_name("train/cat/IMG_0042.jpg", 50)
+        >>> base_name("train/cat/IMG_0042.jpg", 200), base_name("train/cat/IMG_0042.jpg", 52)
         ('IMG_0042.jpg', '…042.jpg')
     """
     file_name = name.replace("\\", "/").rstrip("/").rpartition("/")[2]

@@ -79,10 +79,10 @@ def labelled_grid(
     y = top
     for (label, cells), height in zip(rows, heights, strict=True):
         if isinstance(label, str):
-            write(card.draw, (GAP, y), label, TEXT, width=WIDTH - 2 * GAP)
+            write(card.draw, (GAP, y - 3), label, TEXT, width=WIDTH - 2 * GAP)
         else:
             for column, name in enumerate(label):
-                write(card.draw, (GAP + column * (side + GAP), y), name, TEXT, width=side + GAP - 2)
+                write(card.draw, (GAP + column * (side + GAP), y - 3), name, TEXT, width=side + GAP - 2)
         for column, cell in enumerate(cells):
             picture = cell if isinstance(cell, Image.Image) else input_cell(cell, (side * _SCALE, side * _SCALE))
             card.paste(picture, (GAP + column * (side + GAP), y + (LINE if label else 0)), GRID)

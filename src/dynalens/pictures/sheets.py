@@ -99,7 +99,7 @@ def explanation_sheet(
         write(card.draw, (x, top - LINE - 2), name, TEXT, fill=FAINT, width=len(cells) * (side + GAP) - GAP)
     for number, row in enumerate(rows):
         y = top + number * pitch
-        _caption(card.draw, (GAP, y), row)
+        _caption(card.draw, (GAP, y - 1), row)
         _cells_of_row(card, y + LINE + FRAME, side, row, columns=cells_of, is_signed=is_signed, fractions=fractions)
     return card.image()
 
@@ -156,7 +156,7 @@ def _sheet_of_words(rows: Sequence[ExplanationRow], fractions: Array, title: str
     _legend(card.draw, keys)
     y = top
     for row, height in zip(rows, heights, strict=True):
-        _caption(card.draw, (GAP, y), row)
+        _caption(card.draw, (GAP, y - 1), row)
         y += LINE
         for method in methods:
             write(card.draw, (GAP, y), method.replace("_", "-"), TEXT, fill=FAINT, width=width)
