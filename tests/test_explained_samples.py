@@ -342,8 +342,10 @@ def test_the_epoch_of_the_next_results_is_told_once(seconds: float, words: str) 
     schedule = Schedule(1, 0.05, last_epoch=9)
     schedule.add_training(seconds=1)
     plan = schedule.account(0, seconds=seconds)  # half a second in all
-    assert f"The next ones are of {words}. To get them" in str(schedule.first_words("pictures", **plan))
-    assert schedule.first_words("pictures", **plan) is None
+    told = str(schedule.first_words("pictures", "LayerMonitor", **plan))
+    assert f"The next ones are of {words}. To get them" in told
+    assert told.endswith("pass `max_overhead=None` to LayerMonitor.")
+    assert schedule.first_words("pictures", "LayerMonitor", **plan) is None
 
 
 def explained_epochs(

@@ -84,11 +84,12 @@ class Schedule:
         """Return whether results would be due by this epoch if they took no time."""
         return self.newest_epoch is not None and epoch >= self.newest_epoch + self.every_n_epochs
 
-    def first_words(self, results: str, overhead: float, every_n_epochs: float) -> str | None:
+    def first_words(self, results: str, callback: str, *, overhead: float, every_n_epochs: float) -> str | None:
         """Return a sentence for the first time that epochs are left out; else None.
 
         Args:
             results: Name of the results.
+            callback: Name of the callback's class.
             overhead: From :meth:`account`.
             every_n_epochs: From :meth:`account`.
         """
@@ -100,7 +101,7 @@ class Schedule:
         return (
             f"{results} took {percent(overhead)} of the training time since the previous ones, more than "
             f"`max_overhead={self.max_overhead}`. The next ones are of epoch {next_epoch}, {last}. To get "
-            "them for every epoch, pass `max_overhead=None` to the callback."
+            f"them for every epoch, pass `max_overhead=None` to {callback}."
         )
 
     def overhead(self, seconds: float) -> float:

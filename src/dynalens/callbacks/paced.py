@@ -141,7 +141,7 @@ class PacedMonitor(NamedCallback):
             if self._make(trainer, pl_module, epoch=epoch, step=step):
                 account = self._schedule.end(epoch)
                 self._log_account(trainer, account, step)
-                words = self._schedule.first_words(self.results.lower(), **account)
+                words = self._schedule.first_words(self.results.lower(), type(self).__name__, **account)
                 if words is not None:
                     announce(f"dynalens: {words}")
 

@@ -233,7 +233,8 @@ class DynamicsPictures:
 
         self._schedule.begin()
         if self._pace.offer(draw, in_budget=self._schedule.is_due(epoch)):
-            words = self._schedule.first_words("charts and suspects' pictures", **self._schedule.end(epoch))
+            results, callback = "charts and suspects' pictures", "TrainingDynamicsMonitor"
+            words = self._schedule.first_words(results, callback, **self._schedule.end(epoch))
             if words is not None:
                 announce(f"dynalens: {words}")
 
