@@ -656,7 +656,8 @@ def test_a_record_of_tokens_is_read_back_alike_and_reported(suspected: tuple[Tra
     assert record.table().equals(monitor.table())
     page = write_report(record, folder / "report.html").read_text()
     assert "noun" in page
-    assert "confidence interval: dynalens audit RUN --data MODULE:CALLABLE." in page
+    command = f"dynalens audit {folder / 'record'} --data MODULE:CALLABLE"
+    assert f"Audit 100 samples for a 95 % confidence interval: {command}" in page
 
 
 def test_a_resumed_fit_continues_the_record_of_tokens(tmp_path: Path) -> None:

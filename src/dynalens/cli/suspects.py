@@ -12,7 +12,7 @@ from dynalens.auditing import Audit
 from dynalens.cli.output import output_file, say
 from dynalens.cli.tables import SHOWN, show
 from dynalens.embeddings import read_embeddings
-from dynalens.record import Record, audit_options, load_record
+from dynalens.record import Record, audit_command, load_record
 from dynalens.report import to_fiftyone, to_json, to_label_studio
 from dynalens.suspicion import label_word
 from dynalens.text import percent
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> None:
         say(f"Doubtful: {doubt}")
     if not len(suspects) and not args.class_pair:
         suspects = record.suspects(args.top, answers=audit).assign(flagged=False)
-        ask = f" To learn how many {label}s are wrong, answer 100 questions: dynalens audit {args.run}"
-        ask += audit_options(record.statistics, record.folder)
+        command = audit_command(record.statistics, record.folder)
+        ask = f" To learn how many {label}s are wrong, answer 100 questions: {command}"
         follow = f" The {len(suspects)} most suspicious follow: look at them." if len(suspects) else ""
         say(f"No {label} is flagged.{follow}{ask if audit is None else ''}")
     answered = 0 if audit is None else int((suspects["answer"] == "wrong").sum())  # they come first

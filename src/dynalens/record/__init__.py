@@ -10,7 +10,7 @@ what suspects say, and `audit_samples` what was given to samples of an audit.
 from typing import TYPE_CHECKING
 
 from dynalens.deferred import deferred
-from dynalens.record.audit_samples import AuditedSample, audit_options, read_audited
+from dynalens.record.audit_samples import AuditedSample, audit_command, read_audited
 from dynalens.record.audits import KeepsRecord, audit, audit_plan
 from dynalens.record.files import damage_errors, epoch_file, forget_epochs, read_arrays, replacement_file, write_arrays
 from dynalens.record.folder import RecordFolder
@@ -41,7 +41,7 @@ __all__ = [
     "RecordSettings",
     "Writes",
     "audit",
-    "audit_options",
+    "audit_command",
     "audit_plan",
     "damage_errors",
     "epoch_file",

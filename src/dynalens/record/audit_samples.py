@@ -32,10 +32,11 @@ class AuditedSample(NamedTuple):
     input: Array | None = None
 
 
-def audit_options(statistics: SampleStatistics, folder: Path | None) -> str:
-    """Return what ``dynalens audit RUN`` needs for this record; an empty text if it needs no more."""
+def audit_command(statistics: SampleStatistics, folder: Path | None) -> str:
+    """Return the command that draws an audit of this record, whose folder a run of Lightning has in its own."""
     is_answerable = keeps_all_given(statistics) or (folder is not None and (folder / AUDITED).is_file())
-    return "" if is_answerable else " --data MODULE:CALLABLE"
+    run = "RUN" if folder is None else folder.parent if folder.name == "dynalens" else folder
+    return f"dynalens audit {run}" + ("" if is_answerable else " --data MODULE:CALLABLE")
 
 
 def audited_arrays(samples: Mapping[int, AuditedSample]) -> dict[str, Array]:

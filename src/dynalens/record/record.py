@@ -14,7 +14,7 @@ from dynalens.auditing.answers import AnswersSource
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.embeddings import EmbeddingEvidence
 from dynalens.notices import progress_notice, warn
-from dynalens.record.audit_samples import audit_options
+from dynalens.record.audit_samples import audit_command
 from dynalens.record.history import UNREADABLE, History, Presentations
 from dynalens.record.meta import RecordMeta
 from dynalens.record.plans import AuditAnswers, Audits
@@ -364,7 +364,7 @@ class Record:
         has_doubts, self._has_warned = bool(self.doubts()) and not self._has_warned, True
         if not any_flagged or has_doubts:
             reason = "The flags are doubtful." if any_flagged else f"No label is flagged: {consequence}."
-            command = f"`dynalens audit {self.folder or 'RUN'}{audit_options(self.statistics, self.folder)}`"
+            command = f"`{audit_command(self.statistics, self.folder)}`"
             advice, rate = f"Look at the first of `suspects()`, and audit 100 samples: {command}.", self.noise_rate()
             causes = [f"The estimated noise rate is {rate.in_words()}.", *rate.doubts]
             warn("\n  ".join([f"{reason} {advice}", *causes]))

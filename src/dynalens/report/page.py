@@ -23,7 +23,7 @@ from dynalens.pictures import (
     png_bytes,
     training_data_analysis,
 )
-from dynalens.record import AuditAnswers, Record, audit_options, read_similar
+from dynalens.record import AuditAnswers, Record, audit_command, read_similar
 from dynalens.record.folder import SHEETS
 from dynalens.report.assembly import write_page
 from dynalens.report.questions import question
@@ -51,7 +51,7 @@ _NONE = "No {label} is flagged. The cards show the most suspicious samples, the 
 _PIXELS = "The network contradicts the coloured pixels: blue where the mask has no object, orange where it has one. "
 _ALONE = "The rate and the probabilities come from the run alone. They can be far off on hard data."
 _BOTH = "The rate and the probabilities come from the run and the embeddings. They can be far off on hard data."
-_ASK = " Audit 100 samples for a 95 % confidence interval: dynalens audit RUN{options}."
+_ASK = " Audit 100 samples for a 95 % confidence interval: {command}"
 _AUDITED = "The rate and the probabilities are calibrated on {answers} answers. "
 _ENOUGH = (
     "According to the answers, 90 % of the {wrong} are among the first {enough} samples of the order: you may stop "
@@ -218,7 +218,7 @@ def _note(record: Record, table: pd.DataFrame, card_count: int, audit: Audit | N
     note += _PIXELS if record.statistics.unit_columns is not None else ""
     if audit is None:
         source = _BOTH if record.noise_rate().alone == FROM_BOTH else _ALONE
-        return note + source + _ASK.format(options=audit_options(record.statistics, record.folder))
+        return note + source + _ASK.format(command=audit_command(record.statistics, record.folder))
     enough = audit.enough()
     note += _AUDITED.format(answers=audit.right + audit.wrong + audit.unsure)
     note += _ENOUGH.format(wrong=question(record.statistics).rate, enough=f"{enough:,}") if enough else _NO_WRONG
