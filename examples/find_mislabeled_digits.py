@@ -222,9 +222,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"\n{ranking}\n{worth}\n\nNext, look and decide:")
     folder = Path(str(trainer.log_dir))
     report = write_report(dynamics.record, folder / "dynalens" / "report.html", dataset=train_set)
-    print(f"  {report}   open this page in a browser, to keep, relabel or drop each suspect")
-    print(f"  tensorboard --logdir {folder}           the record, the suspects and where the model looks")
-    print(f"  dynalens audit {folder}                 a page that asks about 100 labels")
+    for what, why in (
+        (str(report), "open this page in a browser, to keep, relabel or drop each suspect"),
+        (f"tensorboard --logdir {folder}", "the record, the suspects and where the model looks"),
+        (f"dynalens audit {folder}", "a page that asks about 100 labels"),
+    ):
+        print(f"  {what:{len(str(report))}}   {why}")
 
 
 if __name__ == "__main__":

@@ -110,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = AttributionMonitor(
         methods=("integrated_gradients", "saliency"), method_args=nothing, baseline=UNKNOWN, steps=LENGTH,
         decode=VOCABULARY.__getitem__, num_samples=4, suspects=3,
+        inputs=lambda batch: batch,  # the step hides words from the network: explain the reviews as they are
     )  # fmt: skip
     trainer = pl.Trainer(
         max_epochs=args.epochs, accelerator="auto", callbacks=[dynamics, words], default_root_dir=args.out
