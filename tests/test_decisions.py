@@ -84,7 +84,7 @@ def test_ids_may_be_names_and_subsets_have_the_classes_of_their_dataset(tmp_path
         ("9,0,cat,drop,,\n", r"`sample_id` to be in \[0, 2\), got '9' in line 2"),
         ("-1,0,cat,drop,,\n", "got '-1' in line 2"),
         ("a,0,cat,drop,,\n", "got 'a' in line 2. Pass the dataset that was trained on"),
-        ("0,0,cat,drop,,\n0,0,cat,keep,,\n", "one row for each sample, got a second one for sample 0 in line 3"),
+        ("0,0,cat,drop,,\n0,0,cat,keep,,\n", "got another label or decision for sample 0 in line 3 than in line 2"),
         ("0,0,cat,delete,,\n", "`decision` to be one of keep, relabel, drop, got 'delete' in line 2"),
         ("0,0,cat,relabel,3,bird\n", r"`new_label` to be a class in \[0, 3\) or its name, got '3' in line 2"),
         ("0,0,cat,relabel,,dog\n", "`new_label` to be a class .* got ''"),
@@ -185,6 +185,16 @@ def test_a_file_that_is_no_text_or_has_endless_cells_is_one_error(tmp_path: Path
     (tmp_path / "decisions.csv").write_bytes(content)
     with pytest.raises(ValueError, match=r"`path` to be a CSV file, got .*decisions\.csv: .*save it as CSV in UTF-8"):
         apply_decisions([("a", 0)], tmp_path / "decisions.csv")
+
+
+def test_an_answer_and_a_decision_that_say_the_same_are_applied_together(tmp_path: Path) -> None:
+    (tmp_path / "answers.csv").write_text("sample_id,label,answer,new_label\n0,0,wrong,1\n1,1,right,\n2,2,wrong,\n")
+    path = written(tmp_path, "0,0,,relabel,1,\n1,1,,keep,,\n2,2,,drop,,\n")
+    items = [("a", 0), ("b", 1), ("c", 2)]
+    assert list(apply_decisions(items, [tmp_path / "answers.csv", path])) == [("a", 1), ("b", 1)]
+    path = written(tmp_path, "0,0,,relabel,2,\n")
+    with pytest.raises(ValueError, match=r"0 in line 2 of .*decisions\.csv than in line 2 of .*answers\.csv"):
+        apply_decisions(items, [tmp_path / "answers.csv", path])
 
 
 def test_answers_of_an_audit_are_applied(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_sample_twice_is_an_error_however_its_id_is_written(again: str, tmp_pa
     file.write_text(answers() + f"{again},1,right,,1.0\n")
     with pytest.raises(ValueError, match="Expected one answer for each sample, got several for sample 1"):
         audit(record(), file)
-    with pytest.raises(ValueError, match="Expected one row for each sample, got a second one"):
+    with pytest.raises(ValueError, match="Expected all rows of a sample to say the same"):
         apply_decisions(data(), file)
 
 
@@ -107,8 +107,8 @@ def test_answers_of_several_rounds_are_applied_at_once(tmp_path: Path) -> None:
     decided = apply_decisions(data(), files)
     assert (decided.relabelled, set(range(N)) - set(decided.indices)) == ({1: 2}, {20})
     assert isinstance(record().relabelled(data(), answers=files), RelabelledDataset)
-    files[1].write_text(header + rows[0])
-    with pytest.raises(ValueError, match=r"a second one for sample 0 in line 2 of .*answers_2\.csv"):
+    files[1].write_text(header + rows[0].replace("right", "wrong"))
+    with pytest.raises(ValueError, match=r"another label or decision for sample 0 in line 2 of .*answers_2\.csv"):
         apply_decisions(data(), files)
 
 

@@ -144,8 +144,8 @@ def apply_decisions(
         label_key: The same, under its earlier name.
 
     Raises:
-        ValueError: If a row has an unknown sample, decision or class, if a sample has two rows, or if rows do not fit
-            the names or labels of the dataset. The message lists these rows.
+        ValueError: If a row has an unknown sample, decision or class, if two rows of a sample do not say
+            the same, or if rows do not fit the names or labels of the dataset. The message lists these rows.
         TypeError: If it is neither a file nor a table.
         FileNotFoundError: If there is no such file.
 
@@ -226,12 +226,12 @@ def _decisions_by_position(
         else:
             strangers.append(f"line {row.line}: no sample is named {row.name!r}")
             continue
-        if position in decisions:
+        first = decisions.setdefault(position, row)
+        if (first.label, first.decision, first.new_label) != (row.label, row.decision, row.new_label):
             raise ValueError(
-                f"Expected one row for each sample, got a second one for sample {row.sample} in line {row.line}. "
-                "Leave one of them."
+                f"Expected all rows of a sample to say the same, got another label or decision for sample {row.sample} "
+                f"in line {row.line} than in line {first.line}. Delete the row that is not right."
             )
-        decisions[position] = row
     _refuse(strangers)
     return decisions
 
