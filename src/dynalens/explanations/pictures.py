@@ -90,6 +90,6 @@ class ExplanationPictures:
             return
         for method, film in self._films.items():
             colours = "; blue: right, orange: wrong" if self._film_colours else ""
-            title = f"{method.replace('_', '-')} over the epochs{colours}"
+            title = f"{method.replace('_', '-')} by epoch{colours}"
             self._sink.image(f"{self._prefix}/film/{method}", film.image(title, self._film_labels), self._step)
         self._step = None

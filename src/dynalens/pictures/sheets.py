@@ -159,7 +159,7 @@ def _sheet_of_words(rows: Sequence[ExplanationRow], fractions: Array, title: str
         _caption(card.draw, (GAP, y - 1), row)
         y += LINE
         for method in methods:
-            write(card.draw, (GAP, y), method.replace("_", "-"), TEXT, fill=FAINT, width=width)
+            write(card.draw, (GAP, y - 1), method.replace("_", "-"), TEXT, fill=FAINT, width=width)
             size = (width, height - LINE - GAP)
             # Drawn in pixels of the card, in which letters stay legible.
             cell = words_cell(_words(row), row.maps[method], size, is_signed=is_signed[method], type_size=TEXT)
