@@ -355,6 +355,40 @@ def test_precision_and_recall_are_near_the_truth_and_held_by_their_intervals() -
     assert (held >= 12).all()  # of 15; 95 % less three standard deviations
 
 
+def test_an_answer_is_judged_by_the_order_that_the_other_half_makes() -> None:
+    score, wrong = np.random.default_rng(3).normal(size=600), np.arange(600) % 5 == 0
+    record, n = record_of(score), 300
+    first = answered(audit_plan(record, 4), wrong)  # two strata
+    answers = pd.concat([first, answered(audit_plan(record, 36, answers=first), wrong)], ignore_index=True)
+    stratum, rows = equal_doubt(score, 4), answers["sample_id"].to_numpy()
+    is_first = audit(record, answers).table()["rank"].to_numpy() <= n
+    in_turns = sorted(rows, key=lambda row: (stratum[row], row))
+    halves = in_turns[::2], in_turns[1::2]
+    judged = []
+    for half, other in (halves, halves[::-1]):
+        rank = audit(record, answers[np.isin(rows, other)]).table()["rank"].to_numpy()
+        judged += [row for row in half if rank[row] <= n]
+    count = sum(wrong[row] for row in rows if is_first[row])  # these are known
+    for h in (0, 1):
+        unanswered = sum(is_first[i] and stratum[i] == h for i in range(600) if i not in rows)
+        count += unanswered * np.mean([wrong[row] for row in judged if stratum[row] == h])
+    assert audit(record, answers).precision_of(n).value == pytest.approx(count / n)
+
+
+def test_the_precision_of_an_order_that_knows_nothing_is_not_too_high() -> None:
+    errors, held = [], []
+    for seed in range(40):
+        score, wrong = population(2000, seed=seed, sharpness=0)
+        record = record_of(score)
+        result = audit(record, answered(audit_plan(record, 60, seed=seed), wrong))
+        is_first = result.table()["rank"].to_numpy() <= 300
+        part = result.precision_of(300)
+        errors.append(part.value - wrong[is_first].mean())
+        held.append(part.low <= wrong[is_first].mean() <= part.high)
+    assert abs(np.mean(errors)) < 0.07  # three standard errors; it is 0.09 if the answers judge their own order
+    assert np.mean(held) > 0.8
+
+
 def test_the_interval_of_the_recall_equals_a_scan_over_fractions() -> None:
     inside, outside = Estimate(80.0, 120.0, 150.0), Estimate(20.0, 50.0, 110.0)
     held = []

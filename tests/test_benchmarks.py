@@ -118,6 +118,16 @@ def test_an_earlier_run_draws_the_samples_and_the_later_one_orders_them() -> Non
     assert strata.score.tolist() == [0.0, 0.0]  # two wrong and two right labels in each
 
 
+def test_the_benchmark_of_audited_orders_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    runpy.run_path(str(BENCHMARKS / "audited_order.py"))["main"](["--repetitions", "1", "--answers", "400"])
+    header, _, *rows = capsys.readouterr().out.strip().splitlines()
+    assert len(rows) == 16
+    assert {row.count("|") for row in rows} == {header.count("|")}
+
+
 def test_the_least_width_of_an_audit_is_that_of_the_best_allocation() -> None:
     audit = runpy.run_path(str(BENCHMARKS / "audit.py"))
     score, wrong = np.repeat([0.0, 1.0], 4), np.array([0, 0, 0, 0, 1, 1, 0, 0], bool)

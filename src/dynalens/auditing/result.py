@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from dynalens.auditing.answers import Answers
-from dynalens.auditing.calibration import FAR, answered_log_odds, calibrated, reweighed
+from dynalens.auditing.calibration import FAR, calibrated
 from dynalens.auditing.estimate import StratifiedRate, interval, stratified_rate
+from dynalens.auditing.order import Signals
 from dynalens.auditing.plan import Plan
 from dynalens.dynamics import Array
 from dynalens.suspicion import PRECISION, NoiseRate, flagged
@@ -98,7 +99,7 @@ class Audit:
         self._is_recorded = ~np.isnan(self._score)
         self._stratum = _completed_stratum(plan.stratum, self._score)
         self._log_odds = np.full(len(self._score), np.nan)
-        self._rank = np.full(len(self._score), np.inf)
+        self._rank = self._judged_rank = np.full(len(self._score), np.inf)
         if self._is_recorded.any():
             self._order(label, contrast, share)
         self.right, self.wrong = int(answers.right.sum()), int(answers.wrong.sum())
@@ -107,13 +108,12 @@ class Audit:
     def _order(self, label: Array | None, contrast: Array | None, share: float) -> None:
         """Let the answers change the order: how much the embeddings count in it, and in which classes more is wrong."""
         is_recorded, answers = self._is_recorded, self._decided_answers()
-        score = self._score[is_recorded]
-        if contrast is not None:
-            score = reweighed(score, contrast[is_recorded], share, *answers)
-        log_odds = answered_log_odds(score, *answers, label=None if label is None else label[is_recorded])
-        # Where the answers do not follow the score, it still says who comes first among equals.
-        rows = np.flatnonzero(is_recorded)[np.lexsort((-score, -log_odds))]
-        self._log_odds[is_recorded], self._rank[rows] = log_odds, np.arange(1, len(rows) + 1)
+        seen_label, seen_contrast = (None if part is None else part[is_recorded] for part in (label, contrast))
+        signals = Signals(self._score[is_recorded], seen_label, seen_contrast, share)
+        self._log_odds[is_recorded], self._rank[is_recorded] = signals.order(*answers)
+        self._judged_rank = self._rank.copy()
+        rows = np.flatnonzero(is_recorded)[answers[0]]
+        self._judged_rank[rows] = signals.ranks_by_other_half(*answers, self._stratum[rows])
 
     def __repr__(self) -> str:
         """Show the rate and what it was made from."""
@@ -226,14 +226,15 @@ class Audit:
         Section 5A.9). If none of them has an answer, the value is the mean of their probabilities, and the
         interval is [0, 1].
 
-        The same answers changed the order. Where the run's own order says little, the classes with wrong answers come
-        first by chance. The value is then too high, and the interval holds the true fraction less often.
+        The same answers changed the order. So a sample that was answered counts as one of the first n if the order that
+        the other half of the answers makes has it there, but the samples among the n that were answered are known.
 
         Args:
             n: Number of samples, from the most suspicious on: from 1 to the number of samples that were seen.
         """
         self._check_count(n)
-        return self._wrong_fraction(self._rank <= n)
+        count = self._wrong_count(self._rank <= n, self._judged_rank <= n)
+        return Estimate(count.low / n, count.value / n, count.high / n)
 
     def recall_of(self, n: int) -> Estimate:
         """Return which fraction of all wrong labels are among the n most suspicious, with its 95 % interval.
@@ -246,9 +247,9 @@ class Audit:
             n: Number of samples, from the most suspicious on: from 1 to the number of samples that were seen.
         """
         self._check_count(n)
-        is_first = self._rank <= n
-        parts = [self._wrong_count(is_first), self._wrong_count(self._is_recorded & ~is_first)]
-        return _share(*parts)
+        is_first, is_judged_first = self._rank <= n, self._judged_rank <= n
+        rest = self._wrong_count(self._is_recorded & ~is_first, self._is_recorded & ~is_judged_first)
+        return _share(self._wrong_count(is_first, is_judged_first), rest)
 
     def curve(self, points: int = 50) -> pd.DataFrame:
         """Return how many of the n most suspicious labels are wrong, for several n.
@@ -302,12 +303,17 @@ class Audit:
                 "such a number."
             )
 
-    def _wrong_count(self, mask: Array) -> Estimate:
-        count = int(mask.sum())
-        if not count:
-            return Estimate(0.0, 0.0, 0.0)
-        fraction = self._wrong_fraction(mask)
-        return Estimate(count * fraction.low, count * fraction.value, count * fraction.high)
+    def _wrong_count(self, mask: Array, judged_mask: Array) -> Estimate:
+        """Return how many of the samples of the mask are wrong, judged by the answers of the other mask.
+
+        The masks differ in samples that were answered only, whose labels are known.
+        """
+        rows, count = self._answers.rows, int(judged_mask.sum())
+        fraction = self._wrong_fraction(judged_mask) if count else Estimate(0.0, 0.0, 0.0)
+        difference = mask[rows].astype(np.int64) - judged_mask[rows]
+        least, most = int(difference @ self._answers.wrong), int(difference @ ~self._answers.right)
+        middle = (least + most) / 2
+        return Estimate(count * fraction.low + least, count * fraction.value + middle, count * fraction.high + most)
 
     def _wrong_fraction(self, mask: Array) -> Estimate:
         """Return the fraction of wrong labels among the samples of the mask, with "unsure" counted in both ways."""
