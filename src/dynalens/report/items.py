@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynalens.datasets import feature_names
 from dynalens.dynamics import Array
-from dynalens.keys import IMAGE_KEYS
+from dynalens.keys import IMAGE_KEYS, LABEL_KEYS
 from dynalens.pictures import Normalisation, excerpt, find_normalisation, numbers_text, shown_inputs
 from dynalens.pictures.inputs import with_channels_first
 from dynalens.report.samples import SamplePictures, picture_of
@@ -94,13 +94,20 @@ def as_text(item: Any, token: int | None = None, columns: Sequence[str] | None =
     Example:
         >>> as_text(("a fine film", 1)), as_text((torch.tensor([0.5, 2.0]), 0)), as_text({"text": "bad", "label": 0})
         ('a fine film', '0: 0.5, 1: 2', 'bad')
+        >>> as_text({"target": torch.tensor([1.0]), "features": torch.tensor([0.5, 2.0])})  # any name but one of labels
+        '0: 0.5, 1: 2'
         >>> as_text({"tokens": ["Paris", "is", "big"]}, 0), as_text((torch.tensor([4, 7, 9]), 0), 1)
         ('[Paris] is big', '4, [7], 9')
         >>> as_text({"tokens": ["Paris", "is"], "input_ids": [1, 8, 3, 2]}, 1)  # which the model is given
         '1, [8], 3, 2'
     """
     if isinstance(item, Mapping):
-        item = item[key] if (key := _key_of_text(item, token)) else None
+        key = _key_of_text(item, token)
+        item = (
+            item[key]
+            if key
+            else next((item[name] for name in item if name not in LABEL_KEYS and _are_numbers(item[name])), None)
+        )
     elif isinstance(item, tuple | list):
         item = item[0] if item else None
     if isinstance(item, str):
@@ -127,6 +134,12 @@ def _key_of_text(item: Mapping[str, Any], token: int | None) -> str | None:
 
 def _are_words(item: Any) -> bool:
     return isinstance(item, list | tuple) and len(item) > 0 and all(isinstance(word, str) for word in item)
+
+
+def _are_numbers(item: Any) -> bool:
+    """Return whether a value is a row (F,) of numbers that are neither classes nor ids: those are integers."""
+    is_floating = isinstance(item, Tensor) and item.is_floating_point()
+    return (is_floating or (isinstance(item, np.ndarray) and item.dtype.kind == "f")) and item.ndim == 1
 
 
 def _is_row(item: Any) -> bool:

@@ -169,7 +169,8 @@ function classesWith(letters, select) {
 function seen(sample, alt) {
   // The browser smooths small pictures: the edges of large pixels would hide what they show.
   if (sample.picture) return make("img", { src: sample.picture, alt });
-  return make("div", { class: "item" }, sample.text || "no picture or text was kept: write the page with --data");
+  const text = sample.text || "no picture or text";
+  return make("div", { class: "item" }, text.replaceAll(": ", ":\u00a0"));  // a line ends between columns, not within one
 }
 
 // The file's own name first, with its end, in so many letters: long paths, and names of a camera, often differ there only.
