@@ -110,8 +110,9 @@ ALLOWED = {
 STANDARD = {
     "argparse", "array", "base64", "builtins", "collections", "contextlib", "copy", "csv", "dataclasses", "difflib",
     "dis", "errno", "fcntl", "functools", "hashlib", "html", "importlib", "inspect", "io", "itertools", "json", "math",
-    "multiprocessing", "numbers", "operator", "os", "pathlib", "random", "re", "shutil", "stat", "sys", "sysconfig",
-    "tempfile", "threading", "time", "types", "typing", "unicodedata", "warnings", "weakref", "zipfile", "zlib",
+    "multiprocessing", "numbers", "operator", "os", "pathlib", "random", "re", "shlex", "shutil", "stat", "sys",
+    "sysconfig", "tempfile", "threading", "time", "types", "typing", "unicodedata", "warnings", "weakref", "zipfile",
+    "zlib",
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, Subset
 from dynalens import Record, TrainingDynamicsMonitor, load_record
 from dynalens.cli import main
 from dynalens.dynamics import SampleStatistics, TrainingDynamics
-from dynalens.record import RecordMeta
+from dynalens.record import RecordMeta, audit_command
 from dynalens.report import to_fiftyone, to_json, to_label_studio, write_report
 from dynalens.report.items import DatasetPictures, as_image, as_text
 from dynalens.suspicion import NoiseRate
@@ -142,6 +142,11 @@ def test_texts_and_rows_are_shown_in_words_where_there_is_no_picture(record: Rec
     assert as_text((torch.tensor([30522, 101]), 0)) == "30522, 101"
     assert as_text((torch.arange(61), 0)) == ", ".join(map(str, range(60))) + ", ..."
     assert as_text({"image": torch.zeros(3, 4, 4)}) is as_text([]) is as_text((torch.zeros(2, 2), 0)) is None
+
+
+def test_a_command_names_a_folder_as_a_shell_takes_it(record: Record) -> None:
+    for folder, words in ((Path("my run/dynalens"), "'my run'"), (Path("runs/7"), "runs/7"), (None, "RUN")):
+        assert audit_command(record.statistics, folder) == f"dynalens audit {words}"
 
 
 def test_a_folder_with_the_name_of_a_placeholder_is_a_title_like_any_other(record: Record, tmp_path: Path) -> None:

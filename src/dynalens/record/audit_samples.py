@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 import numpy as np
@@ -33,9 +34,12 @@ class AuditedSample(NamedTuple):
 
 
 def audit_command(statistics: SampleStatistics, folder: Path | None) -> str:
-    """Return the command that draws an audit of this record, whose folder a run of Lightning has in its own."""
+    """Return the command that draws an audit of this record, as a shell takes it.
+
+    A run of Lightning has the record in a folder of its own.
+    """
     is_answerable = keeps_all_given(statistics) or (folder is not None and (folder / AUDITED).is_file())
-    run = "RUN" if folder is None else folder.parent if folder.name == "dynalens" else folder
+    run = "RUN" if folder is None else quote(str(folder.parent if folder.name == "dynalens" else folder))
     return f"dynalens audit {run}" + ("" if is_answerable else " --data MODULE:CALLABLE")
 
 

@@ -102,12 +102,9 @@ def as_text(item: Any, token: int | None = None, columns: Sequence[str] | None =
         '1, [8], 3, 2'
     """
     if isinstance(item, Mapping):
-        key = _key_of_text(item, token)
-        item = (
-            item[key]
-            if key
-            else next((item[name] for name in item if name not in LABEL_KEYS and _are_numbers(item[name])), None)
-        )
+        row_keys = (name for name in item if name not in LABEL_KEYS and _are_numbers(item[name]))
+        key = _key_of_text(item, token) or next(row_keys, None)
+        item = None if key is None else item[key]
     elif isinstance(item, tuple | list):
         item = item[0] if item else None
     if isinstance(item, str):
