@@ -225,6 +225,13 @@ def test_soft_targets_are_refused_in_the_first_batch(rows: Tensor) -> None:
         steps([lambda z: F.cross_entropy(z, rows)], torch.zeros(4, 3))
 
 
+def test_more_labels_than_a_record_keeps_are_refused_with_their_most() -> None:
+    rows = torch.zeros(2, 513).index_fill(1, torch.tensor([3, 512]), 1.0)
+    text = r"at most 512 labels for each sample, .* got targets of shape \(2, 513\).* record 512 or fewer of the labels"
+    with pytest.raises(CaptureError, match=text):
+        steps([lambda z: F.binary_cross_entropy_with_logits(z, rows)], torch.zeros(2, 513))
+
+
 def test_two_classes_that_were_mixed_are_not_taken_for_smoothed_ones() -> None:
     rows = torch.tensor([[0.7, 0.3], [1.0, 0.0], [0.0, 1.0]])
     with pytest.raises(CaptureError, match="soft, mixed or multi-label"):
