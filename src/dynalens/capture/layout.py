@@ -164,13 +164,8 @@ class BatchObserver:
         self.stop()
         if not self._leaves:
             return
-        with suppress(Exception):  # an odd graph: the model's own `forward` or its only child counts
-            self._learn_network()
-        with suppress(Exception):  # an odd tensor: the usual keys are looked through instead
-            earlier_scaling = self.layout.scaling
-            self.layout = self._layout_of_step(units if units is not None and units[0] in (*DENSE, TARGETS) else None)
-            self._learn_changes()
-            self._confirm_scaling(earlier_scaling)
+        with torch._C.DisableTorchFunction():  # no trace of the step follows what is asked of it
+            self._learn(units if units is not None and units[0] in (*DENSE, TARGETS) else None)
         complete = self.layout.inputs is not None and self.layout.labels is not None
         self._steps_left = 0 if complete and self._is_confirmed else self._steps_left - 1
         self.close()
@@ -185,6 +180,15 @@ class BatchObserver:
 
     def _observe_loss(self, call: LossCall) -> None:
         self._losses.append(call)
+
+    def _learn(self, units: tuple[str, Tensor] | None) -> None:
+        with suppress(Exception):  # an odd graph: the model's own `forward` or its only child counts
+            self._learn_network()
+        with suppress(Exception):  # an odd tensor: the usual keys are looked through instead
+            earlier_scaling = self.layout.scaling
+            self.layout = self._layout_of_step(units)
+            self._learn_changes()
+            self._confirm_scaling(earlier_scaling)
 
     def _learn_network(self) -> None:
         losses = [call.logits for call in self._losses if call.logits.requires_grad]

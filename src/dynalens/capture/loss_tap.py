@@ -212,11 +212,13 @@ class DirectImports(TorchFunctionMode):
         return {node: values for node, (values, version) in self._inputs.items() if values._version == version}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        if name == "__get__":  # of shape, dtype and the like, which are asked most
+            return func(*args, **kwargs)
         for tap in (TAP, NUMBERS_TAP):
             if tap.seen_by_mode(func):
-                return tap.call(func, args, kwargs, name=func.__name__, direct=True)
-        if getattr(func, "__name__", "") == "backward" and args and isinstance(args[0], Tensor):
+                return tap.call(func, args, kwargs, name=name, direct=True)
+        if name == "backward" and args and isinstance(args[0], Tensor):
             self._on_backward(args[0], kwargs.get("inputs"))
         result = func(*args, **kwargs)
         node = _node_of(result) if isinstance(result, Tensor) and result.ndim <= 2 else None

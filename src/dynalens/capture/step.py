@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dynalens.capture.advice import ANOTHER_NETWORK, REMEDY, not_one_loss
@@ -133,7 +134,7 @@ class StepCapture:
             with suppress(RuntimeError):  # as below
                 self._observed_loss.look_again(loss, self._mode.inputs if self._mode else {})
         if not self._is_resolved and loss is not None and self._losses.calls:
-            with suppress(RuntimeError):  # as below
+            with torch._C.DisableTorchFunction(), suppress(RuntimeError):  # no trace follows it; as below
                 self._observed_loss.look_beside(loss, self._losses.calls)
         if not self._armed or (self._automatic is False and self._losses.calls):
             return
@@ -187,12 +188,7 @@ class StepCapture:
             if self._has_trained(outputs):
                 presentation = self._find(outputs, batch, part, rows_of, choose)
             if presentation is not None:
-                source = presentation.source + self._one_loss.announcement
-                presentation = presentation._replace(
-                    nodes=presentation.nodes or self._nodes(outputs),
-                    source=source,
-                    has_other_losses=bool(self._one_loss.choice),
-                )
+                presentation = self._with_nodes(presentation, outputs)
         finally:
             self._dense.begin_batch(None, None)
             self._armed = False
@@ -201,9 +197,17 @@ class StepCapture:
             self._is_clear = self._is_resolved  # of the first step more is asked
         if presentation is not None:
             self._is_resolved = True
-            # From the second batch on, the mode stays only where nothing else sees the loss.
-            self._needs_mode = self.observes or any(call.direct for call in calls)
+            self._needs_mode = self.observes or any(call.direct for call in calls)  # else something else sees the loss
         return presentation
+
+    def _with_nodes(self, presentation: Presentation, outputs: Any) -> Presentation:
+        """Return the presentation with what is known of the step's graph and of its other losses."""
+        if not presentation.nodes:
+            presentation = presentation._replace(nodes=self._nodes(outputs))
+        if not self._one_loss.choice:
+            return presentation
+        source = presentation.source + self._one_loss.announcement
+        return presentation._replace(source=source, has_other_losses=True)
 
     def _has_trained(self, outputs: Any) -> bool:
         """Return whether the step computed gradients. Without a Trainer, return whether it had a loss or a result."""

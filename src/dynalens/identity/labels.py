@@ -2,7 +2,7 @@
 
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -123,7 +123,7 @@ class LabelCheck:
         classes: int,
         is_traced: bool,
         integers: list[int] | None = None,
-        draws: bool = False,
+        draws: Callable[[], bool] = lambda: False,
     ) -> None:
         """Compare the targets of one of the first steps with its labels. Waits for the device.
 
@@ -133,7 +133,8 @@ class LabelCheck:
             classes: Number of logits for each row.
             is_traced: Whether a trace showed that the step made them from a vector of the batch, row by row.
             integers: The targets with those that the loss ignores, if they are integers.
-            draws: Whether the step may have drawn the targets with random numbers that are not torch's.
+            draws: Returns whether the step may have drawn the targets with random numbers that are not torch's. It is
+                asked only where nothing tells what the targets have to do with the batch.
 
         Raises:
             SampleIdentityError: If they are in another order than the labels.
@@ -168,7 +169,7 @@ class LabelCheck:
             has_ignored = integers is not None and len(integers) == len(row_targets)
             usual_columns = {path: columns[path] for path in usual_paths if path in columns}
             self._check_order(usual_columns, rows, integers if has_ignored else None)
-            self._check_drawn(label_paths, relations, draws=draws)
+            self._check_drawn(label_paths, relations, draws=draws())
             self._check_contrastive(classes, {path for path in usual_paths if relations[path] == "constant"})
 
     def _relations(self) -> dict[Path, str]:

@@ -1,6 +1,7 @@
 """The rows of the record that the rows of a step's loss belong to, whatever the step did to its batch."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -321,13 +322,19 @@ class StepRows:
             columns[GIVEN] = dataset_labels
         if TRACE.are_of_pairs(step_targets):
             raise CaptureError(NO_CLASSES.format("marks of the pairs of samples that have the same label"))
-        # What a step computes from its inputs may be a class of them.
-        draws = presentation.units is None and (self._has_changed_batch or self._draws.have_begun())
-        draws = draws and not TRACE.inputs.lead_to_constant(step_targets)
         integers = step_targets.tolist() if is_integer_vector(step_targets) else None
+        draws = partial(self._may_draw, presentation)
         self._labels.see(columns, targets, classes=classes, is_traced=is_traced, integers=integers, draws=draws)
         if TRACE.makes(step_targets):
             raise CaptureError(NO_CLASSES.format("numbers that the step itself makes"))
+
+    def _may_draw(self, presentation: Any) -> bool:
+        """Return whether the step may have drawn its targets with random numbers that are not torch's.
+
+        What it computes from its inputs may be a class of them.
+        """
+        draws = presentation.units is None and (self._has_changed_batch or self._draws.have_begun())
+        return draws and not TRACE.inputs.lead_to_constant(presentation.step_targets)
 
     def _check_drawn(self, batch: Any, labels: Labels, rows: Tensor, target_rows: Tensor, presentation: Any) -> None:
         """Raise if the dataset or the collate function draws the targets.

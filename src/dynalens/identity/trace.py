@@ -182,6 +182,8 @@ class RowTrace(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        if getattr(func, "__name__", "") == "__get__" and not isinstance(result, Tensor):
+            return result  # as of shape and dtype, which are asked most
         self._note_made(getattr(func, "__name__", ""), args, result)
         with suppress(Exception):  # as below
             self.inputs.note(args, kwargs, result)

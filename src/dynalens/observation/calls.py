@@ -1,5 +1,6 @@
 """See the calls of a model's modules while a training step runs."""
 
+import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -55,9 +56,9 @@ def has_compiled_functions(model: nn.Module) -> bool:
     modules = [
         module for module in model.modules() if not _own_compilation(module)
     ]  # whose `forward` is such a function
-    holders = (*modules, *{base for module in modules for base in type(module).__mro__})
-    functions = (value for holder in holders for value in vars(holder).values() if isinstance(value, FunctionType))
-    has_some = any(_COMPILED in vars(function) for function in functions)
+    bases = {base for kind in set(map(type, modules)) for base in kind.__mro__}
+    values = itertools.chain.from_iterable(vars(holder).values() for holder in (*modules, *bases))
+    has_some = any(type(value) is FunctionType and hasattr(value, _COMPILED) for value in values)
     if has_some:
         _WITH_FUNCTIONS.add(model)
     return has_some

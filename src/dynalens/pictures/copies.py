@@ -50,7 +50,10 @@ class PassingCopies:
         if isinstance(indices, Tensor) and indices.device.type != "cpu":
             self._look_up(indices, values, copy)
             return
-        for row, sample in enumerate(indices.tolist() if isinstance(indices, Tensor) else indices):
+        samples = indices.tolist() if isinstance(indices, Tensor) else indices
+        if self._samples.isdisjoint(samples):  # as of most batches
+            return
+        for row, sample in enumerate(samples):
             if sample in self._samples:
                 # Not by an index held on the host, which would wait for the device.
                 self._copies[sample] = copy(values.narrow(0, row, 1))
