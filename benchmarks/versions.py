@@ -24,7 +24,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from dynalens import TrainingDynamics, TrainingDynamicsMonitor
 
@@ -74,15 +74,15 @@ class TimedMonitor(TrainingDynamicsMonitor):
         self.steps[-1] += time.thread_time_ns() - start
 
 
-def hooks(batch: int, classes: int, steps: int) -> list[int]:
-    """Return nanoseconds of the hooks in each step of an epoch."""
+def hooks(batch: int, classes: int, steps: int, epochs: int = 1) -> list[int]:
+    """Return nanoseconds of the hooks in each step of all epochs."""
     pl.seed_everything(0, verbose=False)
-    data = TensorDataset(torch.randn(1000, 16), torch.randint(classes, (1000,)))
-    loader = DataLoader(data, batch, sampler=RandomSampler(data, replacement=True, num_samples=batch * steps))
+    data = TensorDataset(torch.randn(batch * steps, 16), torch.randint(classes, (batch * steps,)))
+    loader = DataLoader(data, batch, shuffle=True)
     monitor = TimedMonitor()
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
-            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, default_root_dir=folder, callbacks=[monitor],
         )  # fmt: skip
         trainer.fit(Linear(classes), loader)
@@ -196,14 +196,18 @@ def in_turns(processes: Mapping[str, Worker], turns: int, *words: object) -> dic
     return {name: np.array(rows) / 1e3 for name, rows in measured.items()}
 
 
-def summaries(steps: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Return microseconds of a step: from the least of each step over all fits, and from the median of all fits."""
-    least = steps.min(axis=0)
+def summaries(steps: np.ndarray[Any, Any], epochs: int) -> dict[str, float]:
+    """Return microseconds of a step: from the least of each step over all fits, and from the median of all fits.
+
+    ``steps`` has one row for each fit, with the steps of all epochs.
+    """
+    of_epochs = steps.reshape(len(steps), epochs, -1)
+    least, later = of_epochs.min(axis=0), of_epochs[:, :, FIRST_STEPS:]
     return {
-        "least, mean": least.mean(),
-        "least, later": least[FIRST_STEPS:].mean(),
-        "middle, mean": float(np.median(steps.mean(axis=1))),
-        "middle, later": float(np.median(steps[:, FIRST_STEPS:].mean(axis=1))),
+        "least, mean": float(least.mean()),
+        "least, later": float(least[:, FIRST_STEPS:].mean()),
+        "middle, mean": float(np.median(of_epochs.mean(axis=(1, 2)))),
+        "middle, later": float(np.median(later.mean(axis=(1, 2)))),
     }
 
 
@@ -215,15 +219,16 @@ def show(rows: Sequence[Mapping[str, object]]) -> None:
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def compare(versions: Mapping[str, Path], sizes: Sequence[tuple[int, int]], *, steps: int, turns: int) -> None:
+def compare(
+    versions: Mapping[str, Path], sizes: Sequence[tuple[int, int]], *, steps: int, epochs: int, turns: int
+) -> None:
     """Measure and print; numbers in brackets are parts of the first version's."""
     with workers(versions) as processes:
         tables: dict[str, list[dict[str, object]]] = {"Hooks, microseconds a step": [], "Statistics": []}
         for batch, classes in sizes:
             size = {"batch x classes": f"{batch} x {classes}"}
-            of_hooks = {
-                name: summaries(of) for name, of in in_turns(processes, turns, "hooks", batch, classes, steps).items()
-            }
+            measured_steps = in_turns(processes, turns, "hooks", batch, classes, steps, epochs)
+            of_hooks = {name: summaries(rows, epochs) for name, rows in measured_steps.items()}
             first = next(iter(of_hooks.values()))
             for name, summary in of_hooks.items():
                 cells = {key: f"{value:.0f} ({value / first[key]:.2f})" for key, value in summary.items()}
@@ -244,7 +249,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("versions", nargs="*", help="NAME=FOLDER of a checkout; the first one is compared with")
     parser.add_argument("--turns", type=int, default=12, help="how often each version has its turn")
-    parser.add_argument("--steps", type=int, default=150, help="steps of a fit")
+    parser.add_argument("--steps", type=int, default=150, help="steps of an epoch")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of a fit")
     parser.add_argument(
         "--sizes", nargs="+", default=["128x10", "512x10", "128x100", "512x100", "128x1000", "512x1000"]
     )
@@ -255,7 +261,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     versions = {name: Path(folder) for name, _, folder in (each.partition("=") for each in args.versions)}
     sizes = [(int(batch), int(classes)) for batch, _, classes in (size.partition("x") for size in args.sizes)]
-    compare(versions or {"now": Path(__file__).parent.parent}, sizes, steps=args.steps, turns=args.turns)
+    versions = versions or {"now": Path(__file__).parent.parent}
+    compare(versions, sizes, steps=args.steps, epochs=args.epochs, turns=args.turns)
 
 
 if __name__ == "__main__":
