@@ -132,7 +132,8 @@ class TrainingStep:
         if presentation is None:
             return None
         self._check_kind(presentation)
-        self.units = None if presentation.units is None else (presentation.units.kind.name, presentation.step_targets)
+        units = presentation.units
+        self.units = None if units is None else (units.kind.name, presentation.counted_targets())
         self._pairs.check(presentation, self.rows.rows_of, accumulates=trainer.accumulate_grad_batches)
         target_rows = self.rows.rows_of_targets(trainer, batch, rows, presentation, self._views)
         self._capture.trust_targets(self.rows.confirmed)

@@ -24,7 +24,7 @@ from dynalens.capture.unit_labels import CLASSES, UnitLabels, UnitTargets, kind_
 from dynalens.capture.views import View, entries_among, same_memory
 from dynalens.keys import INPUT_KEYS
 from dynalens.observation import captured_calls, is_compiled
-from dynalens.units import DENSE, PIXELS, TARGETS, TOKEN_LABELS
+from dynalens.units import LABELS, PIXELS, TARGETS, TOKEN_LABELS
 
 _STEPS = 3
 _CALLS = 64
@@ -165,7 +165,7 @@ class BatchObserver:
         if not self._leaves:
             return
         with torch._C.DisableTorchFunction():  # no trace of the step follows what is asked of it
-            self._learn(units if units is not None and units[0] in (*DENSE, TARGETS) else None)
+            self._learn(units)
         complete = self.layout.inputs is not None and self.layout.labels is not None
         self._steps_left = 0 if complete and self._is_confirmed else self._steps_left - 1
         self.close()
@@ -232,7 +232,8 @@ class BatchObserver:
         losses = [call for call in self._losses if call.logits.requires_grad]
         loss = (joined_columns(losses) if len(losses) > 1 else None) or next(iter(losses), None)
         entries, layout = dict(self._leaves), self.layout
-        targets = _Targets() if loss is None else _targets_of(self._leaves, loss, None if units is None else units[0])
+        kind = units[0] if units is not None and units[0] != LABELS else None
+        targets = _Targets() if loss is None else _targets_of(self._leaves, loss, kind)
         if targets.path is None and units is not None:
             targets = _locate_targets(self._leaves, *units)
         if loss is not None and targets.path is None and not targets.dense:
@@ -310,8 +311,8 @@ def _kind_of_flat(loss: LossCall, own_entry: Tensor | None, tokens: FlatTargets 
 
 def _locate_targets(entries: Sequence[tuple[Path, Tensor]], kind: str, targets: Tensor) -> _Targets:
     """Return where the targets stand that a tracker recorded, for instance those that the step returned."""
-    if kind == TARGETS:
-        return _Targets(next((path for path, entry in entries if _are_numbers_of(entry, targets)), None))
+    if kind in (TARGETS, LABELS):
+        return _Targets(next((path for path, entry in entries if _are_numbers_of(entry, targets, kind)), None))
     samples, axis = len(targets), label_axis(targets, entries) if kind == TOKEN_LABELS else None
     targets = targets if axis is None else targets.movedim(axis, 1)
     flat = FlatTargets.told_by(targets.detach().flatten(), entries, samples) if targets.ndim == 2 else None
@@ -321,10 +322,14 @@ def _locate_targets(entries: Sequence[tuple[Path, Tensor]], kind: str, targets: 
     return _Targets(dense=True) if holder is None else _Targets(holder[0], dense=True, units=holder[1])
 
 
-def _are_numbers_of(entry: Tensor, targets: Tensor) -> bool:
-    """Return whether an entry holds these targets of a regression, in any shape and dtype."""
-    is_alike = entry.ndim > 0 and len(entry) == len(targets) and entry.numel() == targets.numel()
-    return is_alike and torch.equal(entry.detach().flatten().to(targets.dtype), targets.detach().flatten())
+def _are_numbers_of(entry: Tensor, targets: Tensor, kind: str) -> bool:
+    """Return whether an entry holds these targets, as far as they count, in any shape and dtype."""
+    if not (entry.ndim and len(entry) == len(targets) and entry.numel() == targets.numel()):
+        return False
+    numbers = targets.detach().flatten()
+    is_counted = ~numbers.isnan() if kind == TARGETS else numbers >= 0
+    has_any = bool(is_counted.any())
+    return has_any and torch.equal(entry.detach().flatten().to(numbers.dtype)[is_counted], numbers[is_counted])
 
 
 def _units_in(entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> FlatTargets | None:

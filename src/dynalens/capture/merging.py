@@ -104,4 +104,4 @@ def merged_loss(calls: Sequence[LossCall], rows_of: RowsOf, *, first_step: bool)
     targets = torch.cat([call.targets for call in calls])
     marks = is_repeated.view(-1, *[1] * (targets.ndim - 1))
     mark = math.nan if calls[0].name in REGRESSIONS else NOT_A_CLASS
-    return calls[0]._replace(logits=logits, targets=targets.masked_fill(marks, mark))
+    return calls[0]._replace(logits=logits, targets=targets.masked_fill(marks, mark), selection=None)

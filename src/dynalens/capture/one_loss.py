@@ -38,7 +38,7 @@ class OneLoss:
         self.calls: list[LossCall] = []
         self.choice: list[LossCall] = []
         self._joins: bool | None = None
-        self._has_main = False
+        self._has_main = self._are_columns = False
         self._heads, self._reason = Heads(), ""
 
     @property
@@ -113,7 +113,9 @@ class OneLoss:
         """
         calls = self._of_main_head(self._trained_numbers(losses, rows_of), first_step=first_step)
         are_parts = len(calls) > 1 and all(rows_of(call.targets) is not None for call in calls)
-        merged_call = merged_loss(calls, rows_of, first_step=first_step) if are_parts else None
+        may_merge = are_parts and not self._are_columns
+        merged_call = merged_loss(calls, rows_of, first_step=first_step) if may_merge else None
+        self._are_columns |= first_step and are_parts and merged_call is None
         return calls if merged_call is None else [merged_call]
 
     def _trained_numbers(self, losses: StepLosses, rows_of: RowsOf) -> list[LossCall]:

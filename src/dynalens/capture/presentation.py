@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dynalens.capture.graph import Activation, Node, chooses_rows
 from dynalens.capture.loss_tap import LossCall
-from dynalens.units import UnitPresentation
+from dynalens.dynamics import IGNORED
+from dynalens.units import TARGETS, UnitPresentation
 
 
 class Presentation(NamedTuple):
@@ -39,6 +40,19 @@ class Presentation(NamedTuple):
     nodes: tuple[Node, ...] = ()
     loss_mask: Tensor | None = None
     has_other_losses: bool = False
+
+    def counted_targets(self) -> Tensor:
+        """Return the targets of all units of the samples, negative or NaN for those that do not count.
+
+        They are as the step has them, but all numbers of a regression are side by side.
+        """
+        targets = self.step_targets
+        if self.units is not None and self.units.kind.name == TARGETS and self.units.unit_targets is not None:
+            return self.units.unit_targets
+        if self.loss_mask is None:
+            return targets
+        targets = targets if targets.is_floating_point() else targets.long()
+        return targets.masked_fill(~self.loss_mask, IGNORED)
 
     def chose_rows(self) -> bool:
         """Return whether the step selected or reordered rows of its logits, according to their graph."""

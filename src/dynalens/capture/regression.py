@@ -13,6 +13,7 @@ from dynalens.capture.entries import Path, leaves
 from dynalens.capture.graph import source_of
 from dynalens.capture.loss_tap import IGNORE_INDEX, LossCall
 from dynalens.capture.merging import RowsOf
+from dynalens.capture.selected_labels import in_rows
 from dynalens.keys import INPUT_KEYS, LABEL_KEYS
 from dynalens.units import MOST_TARGETS, UnitPresentation, regression
 
@@ -64,9 +65,9 @@ class BatchTargets:
             calls, source = [returned_loss], "predictions and targets: returned by the step"
         else:
             numbers = [call for call in losses if not (probabilities and _are_bits(call.targets))]
-            calls = self._calls(numbers, batch, rows_of)
+            calls = self._calls([_side_by_side(call, len(numbers)) for call in numbers], batch, rows_of)
             source = "; ".join(f"predictions: input of {call.name} {list(call.logits.shape)}" for call in calls)
-            source += "; targets: labels of the batch"
+            source, calls = f"{source}; targets: labels of the batch", [in_rows(call) for call in calls]
         if not calls:
             return None
         presentation = shown_targets(calls)
@@ -86,6 +87,7 @@ class BatchTargets:
             if match is not None and _made_of(call, inputs, rows_of, inputs=True) is None:
                 matches.setdefault((source_of(call.logits), match.entry, call.targets.shape), (place, match))
         if matches:
+            _check_rows([rows_of(losses[place].targets) for place, _ in matches.values()])
             self._places = [place for place, _ in matches.values()]
             self._kinds = [_kind(call) for call in losses]
             self._rescaled_matches = {
@@ -102,9 +104,10 @@ class BatchTargets:
         scaled_matches, self._rescaled_matches = self._rescaled_matches, {}
         _, side_entries = _inputs_and_others(batch)
         for call, match in ((calls[number], match) for number, match in scaled_matches.items() if number < len(calls)):
-            entries = _with_columns(side_entries, rows_of(call.targets), call.targets)
+            targets = _counted_targets(call)
+            entries = _with_columns(side_entries, rows_of(call.targets), targets)
             labels = [entry for number, column, entry in entries if (number, column) == match.entry]
-            if labels and not match.has_scale_of(call.targets, labels[0]):
+            if labels and not match.has_scale_of(targets, labels[0]):
                 raise CaptureError(
                     "Expected the targets of the loss to be on one scale in every batch, got another scale in the "
                     "second batch than in the first. A step that divides targets by the mean or the spread of "
@@ -118,6 +121,22 @@ class BatchTargets:
         kinds = [self._kinds[place] for place in self._places]
         alike = [[call for call in losses if _kind(call) == kind] for kind in kinds]
         return [calls[0] for calls in alike] if all(len(calls) == 1 for calls in alike) else []
+
+
+def _side_by_side(call: LossCall, number: int) -> LossCall:
+    """Return one of several losses in the rows of the batch, if it leaves out samples; the others keep theirs.
+
+    The rows of a single loss are known by those of its targets.
+    """
+    has_samples = call.selection is not None and call.selection.ndim == 1
+    return call if not has_samples else in_rows(call) if number > 1 else call._replace(selection=None)
+
+
+def _check_rows(rows_of_losses: Sequence[Tensor | None]) -> None:
+    """Raise a CaptureError if losses whose numbers stand side by side are of other rows of the batch."""
+    rows = {None if rows is None else tuple(rows.tolist()) for rows in rows_of_losses}
+    if len(rows - {None}) > 1:
+        raise CaptureError(f"Expected all losses of the step to have the same rows of the batch, got others. {REMEDY}")
 
 
 def shown_targets(calls: Sequence[LossCall]) -> UnitPresentation:
@@ -239,15 +258,12 @@ def _made_of(call: LossCall, entries: Sequence[Tensor], rows_of: RowsOf, *, inpu
     Waits for the device.
 
     A column of the inputs must hold the same numbers, not just the same order, because a good feature may be in the
-    order of the labels. If a step puts a number in place of a missing target, and leaves it out of the loss, it counts
-    as missing.
+    order of the labels. Where a target does not count, the entry may hold any number.
     """
-    targets, mask = call.targets, None if call.entries is None else call.entries.is_counted()
+    targets = call.targets
     if targets.ndim > 3 or targets.requires_grad or targets.is_complex():
         return None
-    rows = rows_of(targets)
-    if mask is not None and targets.is_floating_point():
-        targets = targets.masked_fill(~mask, torch.nan)
+    rows, targets = rows_of(targets), _counted_targets(call)
     for number, column, entry in _with_columns(entries, rows, targets):
         with suppress(RuntimeError, TypeError):  # an entry of another kind, as a sparse one
             is_same = _is_same(targets, entry, is_choice=rows is not None)
@@ -255,6 +271,15 @@ def _made_of(call: LossCall, entries: Sequence[Tensor], rows_of: RowsOf, *, inpu
                 numbers, labels = (values.detach().float().reshape(len(targets), -1) for values in (targets, entry))
                 return Match((number, column), numbers, labels, is_rescaled=not is_same)
     return None
+
+
+def _counted_targets(call: LossCall) -> Tensor:
+    """Return the targets in the rows of the batch, with NaN for those that do not count."""
+    call = in_rows(call)
+    targets, mask = call.targets, call.is_counted()
+    if mask is None or not targets.is_floating_point():
+        return targets
+    return targets.masked_fill(~mask.expand_as(targets), torch.nan)
 
 
 def _with_columns(
@@ -279,9 +304,11 @@ def _is_same(targets: Tensor, entry: Tensor, *, is_choice: bool) -> bool:
     if targets.numel() != entry.numel() or not targets.numel() or targets.shape[:1] != entry.shape[:1]:
         return False
     numbers, other_numbers = targets.flatten(), entry.detach().flatten().to(targets.dtype)
-    is_same = bool(((numbers == other_numbers) | (numbers.isnan() & other_numbers.isnan())).all())
-    varies = bool((numbers != numbers[0]).any())
-    return is_same and (varies or is_choice or entry is targets or entry.data_ptr() == targets.data_ptr())
+    is_known = ~numbers.isnan()
+    numbers, other_numbers = numbers[is_known], other_numbers[is_known]
+    varies = bool((numbers != numbers[:1]).any())
+    is_entry = is_choice or entry is targets or entry.data_ptr() == targets.data_ptr()
+    return bool(len(numbers)) and torch.equal(numbers, other_numbers) and (varies or is_entry)
 
 
 def _same_order(targets: Tensor, entry: Tensor) -> bool:
@@ -295,7 +322,13 @@ def _same_order(targets: Tensor, entry: Tensor) -> bool:
 
 
 def _is_ordered_alike(columns: Tensor, other_columns: Tensor) -> Tensor:
-    order = columns.argsort(dim=0, stable=True)
-    steps = columns.gather(0, order).diff(dim=0), other_columns.gather(0, order).diff(dim=0)
-    rises = (steps[1] > 0) == (steps[0] > 0)
-    return rises.all() & (steps[0] > 0).any(dim=0).all() & (steps[1] >= 0).all()
+    """Return whether numbers rise together in each column, as far as they are known; NaN stands for others."""
+    is_missing = columns.isnan()
+    order = columns.argsort(dim=0, stable=True)  # with NaN at the end
+    steps, other_steps = (
+        values.masked_fill(is_missing, torch.nan).gather(0, order).diff(dim=0) for values in (columns, other_columns)
+    )
+    are_enough = (~is_missing).sum() >= _FEWEST
+    has_no_pair = (~is_missing).sum(dim=0) < 2
+    rises = (other_steps > 0) == (steps > 0)
+    return are_enough & rises.all() & ((steps > 0).any(dim=0) | has_no_pair).all() & ~(other_steps < 0).any()

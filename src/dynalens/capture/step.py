@@ -24,7 +24,7 @@ from dynalens.capture.parameters import KnownNetwork
 from dynalens.capture.presentation import Presentation, nodes_of_logits, presentation_of_units, source_of_loss
 from dynalens.capture.regression import BatchTargets
 from dynalens.capture.rows import CapturedRows
-from dynalens.capture.selected_labels import rows_of_selected, with_selection
+from dynalens.capture.selected_labels import in_rows, with_selection
 from dynalens.observation import is_compiled, module_named
 
 
@@ -234,7 +234,7 @@ class StepCapture:
 
     def _listen_to_numbers(self, call: LossCall) -> None:
         if self._armed:
-            self._of_numbers.add(call)
+            self._of_numbers.add(with_selection(call))
 
     def expect_labels(self, labels: int | None) -> None:
         """Remember how many labels the dataset shows for each sample; None if it does not show rows of labels."""
@@ -309,10 +309,11 @@ class StepCapture:
             warn_of_probabilities(call)
         if call.name in BINARY:
             return self._from_binary(call)
+        shape, call = call.logits.shape, in_rows(call)
         logits, targets = call.logits, call.counted_targets()
         if call.name == "nll_loss":
             logits, targets = self._rows.log_probabilities(logits, targets)
-        source = source_of_loss(call.name, logits.shape, logarithm=bool(self._rows.takes_logarithm))
+        source = source_of_loss(call.name, shape, logarithm=bool(self._rows.takes_logarithm))
         loss_mask = call.is_counted()
         if self._dense.are_samples(logits, targets):
             logits = logits.detach()
@@ -327,8 +328,8 @@ class StepCapture:
     def _from_binary(self, call: LossCall) -> Presentation:
         logits = log_odds(call.logits) if call.name == PROBABILITIES else call.logits
         source = source_of_loss(call.name, call.logits.shape, logarithm=False)
-        rows = rows_of_selected(call._replace(logits=logits)) or (logits, call.targets, call.is_counted())
-        return self._checked(*rows, source=source)
+        rows = in_rows(call._replace(logits=logits))
+        return self._checked(rows.logits, rows.targets, rows.is_counted(), source=source)
 
     def _from_numbers(self, outputs: Any, samples: Any, rows_of: RowsOf) -> Presentation | None:
         """Return a regression of the batch's labels, or of the targets that the step returned.

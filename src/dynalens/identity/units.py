@@ -31,14 +31,15 @@ def row_codes(targets: Tensor, mask: Tensor | None = None) -> list[int]:
 
 
 def what_counts(targets: Tensor, mask: Tensor | None) -> Tensor | None:
-    """Return which targets have a part in the loss. Classes that it ignores have none, whatever number marks them.
+    """Return which targets have a part in the loss. Those that a step marks as missing have none.
 
     The batch may mark them by another number than the step: an index of -100 becomes -1 in a step that selects the
-    tokens that count.
+    tokens that count, and of numbers some become NaN.
     """
-    if targets.is_floating_point() or targets.is_complex():
+    if targets.is_complex():
         return mask
-    return targets >= 0 if mask is None else mask & (targets >= 0)
+    is_given = ~targets.isnan() if targets.is_floating_point() else targets >= 0
+    return is_given if mask is None else mask & is_given
 
 
 def coded_columns(columns: Mapping[Path, Column], targets: Tensor, mask: Tensor | None = None) -> dict[Path, Column]:
