@@ -252,9 +252,8 @@ class StepCapture:
         """
         if self._unknown_steps and not self._is_resolved:
             raise self._ambiguous("none")
-        self._unknown_steps = 0
         above_0, is_trusted = self._class_above_0, self._labels_in_batch
-        self._labels_in_batch, self._class_above_0 = False, None
+        self._unknown_steps, self._labels_in_batch, self._class_above_0 = 0, False, None
         if above_0 is not None and not is_trusted and not above_0.item():
             raise CaptureError(
                 "Expected the targets of the loss to be classes of the samples, got class 0 for every sample of "
