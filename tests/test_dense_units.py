@@ -740,7 +740,13 @@ def test_the_report_names_the_token_and_the_pixel_of_a_suspect(
     page = write_report(masked.record, tmp_path / "masks.html").read_text()
     assert place in page
     assert "blue where the mask has no object" in page
-    assert masked.record.pictures() or load_record(tmp_path / "record").pictures()
+    loaded = load_record(tmp_path / "record")
+    assert masked.record.pictures().keys() == loaded.pictures().keys() != set()
+    shown = [content_of(write_report(record, tmp_path / "masks.html"))["cards"] for record in (masked.record, loaded)]
+    assert shown[0] == shown[1]
+    (tmp_path / "record" / "pictures.npz").unlink()  # then no pixel is coloured
+    page = write_report(masked.record, tmp_path / "masks.html", dataset=segmented(Segmenter())[0]).read_text()
+    assert "blue where the mask has no object" not in page
 
 
 def test_the_report_needs_no_dataset_to_show_the_token_of_a_suspect_in_its_sentence(

@@ -14,6 +14,7 @@ from dynalens.notices import warn
 from dynalens.record.audit_samples import AuditedSample
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History
+from dynalens.record.loading import kept_pictures
 from dynalens.record.meta import RecordMeta
 from dynalens.record.record import Record
 from dynalens.record.sentences import KeptSentences
@@ -189,16 +190,17 @@ class LiveRecord:
         if self.dynamics is None or not self.epochs:
             raise RuntimeError(NO_EPOCH)
         if self._record is None:
-            statistics = self.dynamics.compute()
+            statistics, path = self.dynamics.compute(), None if self.folder is None else self.folder.path
             self._record = Record(
                 statistics=statistics,
                 meta=RecordMeta(self.dynamics.num_samples, list(self.epochs), list(self._incomplete), self.class_names),
                 root_index=self._root_index,
                 sample_ids=self.sample_ids,
                 sample_names=self.names,
-                folder=None if self.folder is None else self.folder.path,
+                folder=path,
                 presentations=self.kept_history() if self.history else None,
                 find_neighbours=functools.partial(self._neighbour_scores, statistics),
+                find_pictures=dict if path is None else functools.partial(kept_pictures, path, len(statistics)),
             )
         return self._record
 

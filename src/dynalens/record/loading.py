@@ -76,7 +76,7 @@ def load_record(folder: str | Path) -> Record:
         folder=path,
         presentations=History(path, meta.epochs, num_samples, digests),
         find_neighbours=functools.partial(_neighbours, path, meta, meta_copy),
-        find_pictures=functools.partial(_pictures, path, num_samples),
+        find_pictures=functools.partial(kept_pictures, path, num_samples),
     )
 
 
@@ -162,7 +162,7 @@ def _neighbours(path: Path, meta: RecordMeta, meta_copy: Mapping[str, Any] | Non
         return scores if epochs == list(meta.epochs) == (epochs if meta_copy is None else meta_copy["epochs"]) else None
 
 
-def _pictures(path: Path, num_samples: int) -> dict[int, Array]:
+def kept_pictures(path: Path, num_samples: int) -> dict[int, Array]:
     """Return the small pictures of suspects, by their rows."""
     file = path / PICTURES
     if not file.is_file():

@@ -215,7 +215,7 @@ def _note(record: Record, table: pd.DataFrame, card_count: int, audit: Audit | N
     p = table.loc[table["flagged"], "wrong_probability"]
     words = {"flagged": f"{len(p):,}", "label": label_word(record.statistics)}
     note = _NOTE.format(expected=percent(p.mean(), 0), **words) if len(p) else _NONE.format(**words)
-    note += _PIXELS if record.statistics.unit_columns is not None else ""
+    note += _PIXELS if record.statistics.unit_columns is not None and record.pictures() else ""
     if audit is None:
         source = _BOTH if record.noise_rate().alone == FROM_BOTH else _ALONE
         return note + source + _ASK.format(command=audit_command(record.statistics, record.folder))

@@ -52,7 +52,7 @@ if (content.found.length) {
 const [GIVEN, SUGGESTED] = content.words;
 const isRegression = GIVEN === "target";
 const LABEL = isRegression ? "target" : "label";
-const CLOSENESS = ["closeness to the target", "Closeness: 1 where the prediction equals the target, one half where it is off by the tolerance"];
+const CLOSENESS = ["closeness", "Closeness: 1 where the prediction equals the target, one half where it is off by the tolerance"];
 by("kind").textContent = LABEL;
 // One of several labels has no other class to choose, and of a token, a pixel or a number nothing can be corrected here.
 const corrects = !content.several || cards.some(card => card.corrected);
