@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ def _nanoseconds(job: Any) -> int:
     return time.process_time_ns() - start
 
 
-JOBS = {"hooks": hooks, "statistics": statistics}
+JOBS: dict[str, Callable[..., Any]] = {"hooks": hooks, "statistics": statistics}
 
 
 def work() -> None:
