@@ -418,6 +418,57 @@ def test_classes_on_the_last_axis_are_refused_with_advice(tmp_path: Path) -> Non
         run(tmp_path, LastAxis(), TrainingDynamicsMonitor())
 
 
+class TransposedTags(Tagger):
+    """Sequences on the first axis, as recurrent networks have them."""
+
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.cross_entropy(scores.transpose(0, 1).movedim(2, 1), given.T)
+
+
+class TransposedWords(Tagger):
+    """The next words, on the first axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net[-1] = nn.Linear(8, WORDS)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        scores, words = self(batch[0]).transpose(0, 1), batch[0].T
+        return F.cross_entropy(scores[:-1].movedim(2, 1), words[1:], ignore_index=0)
+
+
+@pytest.mark.parametrize(("model", "length"), [(TransposedTags, 4), (TransposedWords, 5)])
+def test_batches_of_as_many_samples_as_tokens_are_not_read_with_axes_exchanged(
+    tmp_path: Path, model: Callable[[], Tagger], length: int
+) -> None:
+    data = TensorDataset(sentences()[:, :length], tags()[:, :length], torch.arange(N))
+    with pytest.raises(CaptureError, match=r"got them as \(T, N\)\. Return a dict of `loss`, and of `logits`"):
+        run(tmp_path, model(), TrainingDynamicsMonitor(), data=data)
+
+
+class LastAxisFlat(Tagger):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        loss = F.cross_entropy(scores.reshape(-1, K), given.reshape(-1))
+        return {"loss": loss, "logits": scores, "targets": given}
+
+
+class SecondAxisFlat(LastAxisFlat):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return super().loss(scores, given) | {"logits": scores.movedim(-1, 1)}
+
+
+@pytest.mark.parametrize("model", [LastAxis, LastAxisFlat])
+def test_logits_of_as_many_classes_as_tokens_are_not_read_with_axes_exchanged(
+    tmp_path: Path, model: Callable[[], Tagger]
+) -> None:
+    data = TensorDataset(sentences()[:, :K], tags()[:, :K], torch.arange(N))
+    with pytest.raises(CaptureError, match=r"the classes of tokens on the second axis, .* Return `logits\.movedim"):
+        run(tmp_path, model(), TrainingDynamicsMonitor(), data=data)
+    monitor = TrainingDynamicsMonitor(history=False)
+    run(tmp_path, SecondAxisFlat(), monitor, data=data, max_epochs=1)
+    assert monitor.statistics().presentations.tolist() == [1] * N
+
+
 H, W = 4, 5
 
 

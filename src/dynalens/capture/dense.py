@@ -18,6 +18,11 @@ _COMPARED_STEPS = 3
 """Number of steps whose flat targets are compared with their batch. One step may not be enough: its targets may all be
 one class."""
 
+_TIME_FIRST = (
+    "Expected the targets of the loss to be those of the batch, (N, T), in its order, got them as (T, N). Return a "
+    "dict of `loss`, and of `logits` (N, K, T) and `targets` (N, T) of the batch in its order."
+)
+
 ShownUnits = tuple[UnitPresentation, Tensor]
 """What a step shows of the units of its samples, and the targets of the samples, ``(N, ...)``."""
 
@@ -221,6 +226,8 @@ class DenseTargets:
         """
         if self._comparisons_left and not self._place and targets.ndim == 2 and len(targets) == self._samples:
             flat = FlatTargets.told_by(targets.flatten(), leaves(self._batch), len(targets))
+            if flat is None and FlatTargets.told_by(targets.T.flatten(), leaves(self._batch), targets.shape[1]):
+                raise CaptureError(_TIME_FIRST)
             self._place = 0 if flat is None else flat.begin
             self._comparisons_left -= 1
         return self._place

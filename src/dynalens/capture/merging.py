@@ -47,17 +47,23 @@ def _is_view(a: Tensor, b: Tensor) -> bool:
 
 
 def check_returned(outputs: Mapping[str, Any], calls: Sequence[LossCall], rows_of: RowsOf) -> None:
-    """Raise where a step returns the logits of its loss, whose rows were in another order than the targets beside them.
+    """Raise where a step returns the logits of its loss in another order than that of the targets beside them.
 
     It waits for the device.
 
     Raises:
         CaptureError: If the loss had rows of the batch in another order, and the returned targets are in the batch's.
+            If the logits have as many classes as tokens, also if these are on each other's axes.
     """
     logits, targets = outputs["logits"], outputs["targets"]
     if not isinstance(logits, Tensor) or not isinstance(targets, Tensor) or rows_of(targets) is not None:
         return
     for call in calls:
+        if _has_classes_last(logits, call):
+            raise CaptureError(
+                "Expected the returned `logits` to have the classes of tokens on the second axis, (N, K, T), got them "
+                "on the last one. Return `logits.movedim(-1, 1)`."
+            )
         rows = rows_of(call.targets) if call.logits.shape == logits.shape and _is_view(call.logits, logits) else None
         if rows is not None and not torch.equal(rows.cpu(), torch.arange(len(rows))):
             raise CaptureError(
@@ -65,6 +71,13 @@ def check_returned(outputs: Mapping[str, Any], calls: Sequence[LossCall], rows_o
                 "that had the rows of the batch in another order. Return both in the order of the batch, as in "
                 "`logits[order.argsort()]`."
             )
+
+
+def _has_classes_last(logits: Tensor, call: LossCall) -> bool:
+    """Return whether returned logits (N, T, T) are those of a loss, with classes on another axis than the second."""
+    if logits.ndim != 3 or logits.shape[1] != logits.shape[2] or call.logits.numel() != logits.numel():
+        return False
+    return _is_view(call.logits, logits) and call.logits.ndim > 1 and call.logits.stride(1) != logits.stride(1)
 
 
 def adds_rows(later_calls: Sequence[LossCall], first_call: LossCall, rows_of: RowsOf) -> bool:
