@@ -205,6 +205,39 @@ def test_rows_that_are_no_tensors_are_followed(form: Callable[[list[Any]], Any])
     assert OrderedCollate(lambda drawn: form(sorted(drawn, key=brightness)))(samples).order == BY_BRIGHTNESS
 
 
+def detections() -> list[Any]:
+    """Images of one channel, so of one row, beside targets of their own, of which some differ in length."""
+    return [(x, {"labels": torch.tensor([y]), "boxes": torch.rand(1 + y, 4)}) for x, y in pairs()]
+
+
+def copied(samples: list[Any]) -> list[Any]:
+    return [(2 * x, {name: value.clone() for name, value in target.items()}) for x, target in samples]
+
+
+IN_LISTS: dict[str, Callable[[list[Any]], Any]] = {
+    "a list of images and one of targets": lambda samples: tuple(zip(*samples, strict=True)),
+    "by name": lambda samples: {"x": [x for x, _ in samples], "targets": {"of": [target for _, target in samples]}},
+    "beside a batch of images": lambda samples: (torch.stack([x for x, _ in samples]), [t for _, t in samples]),
+}
+
+
+@pytest.mark.parametrize("form", IN_LISTS.values(), ids=IN_LISTS.keys())
+def test_samples_in_lists_are_followed(form: Callable[[list[Any]], Any]) -> None:
+    for samples in (detections(), detections()[:3], detections()[:2], detections()[:1]):
+        in_order = OrderedCollate(form)(samples)
+        assert (in_order.order, in_order.problem) == (None, "")
+    collated = OrderedCollate(lambda drawn: form(sorted(drawn, key=brightness)))(detections())
+    assert (collated.order, collated.problem) == (BY_BRIGHTNESS, "")
+
+
+def test_copies_of_samples_in_lists_are_in_order_where_their_labels_are() -> None:
+    form = IN_LISTS["a list of images and one of targets"]
+    collated = OrderedCollate(lambda samples: form(copied(samples)))(detections())
+    assert (collated.order, collated.problem) == (None, "")
+    collated = OrderedCollate(lambda samples: form(copied(samples[::-1])))(detections())
+    assert "several could be the same one" in collated.problem
+
+
 def test_samples_that_cannot_be_looked_at_do_not_stop_the_loader() -> None:
     class Secret(dict[str, int]):
         def items(self) -> Any:

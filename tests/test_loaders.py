@@ -169,6 +169,24 @@ def without_dark(samples: list[Any]) -> Any:
     return default_collate([sample for sample in samples if brightness(sample) > 0] or samples[:1])
 
 
+class Detections(Augmented):
+    """Gives each image a target of its own, as datasets of boxes do."""
+
+    def __getitem__(self, i: Any) -> Any:
+        x, y = super().__getitem__(i)
+        return x, {"labels": y[None], "boxes": torch.zeros(1 + int(y), 4)}
+
+
+class Detects(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, targets = batch
+        return super().training_step((torch.stack(x), torch.cat([each["labels"] for each in targets])), batch_idx)
+
+
+def in_lists(samples: list[Any]) -> Any:
+    return tuple(zip(*samples, strict=True))
+
+
 class OneClass(Augmented):
     """Only the images tell its samples apart."""
 
@@ -288,6 +306,14 @@ CASES: dict[str, dict[str, Any]] = {
     "collate sorts, stateful": {"data": lambda: stateful(collate_fn=by_brightness)},
     "collate sorts, __getitems__": {"data": lambda: loader(AtOnce(), collate_fn=by_brightness)},
     "collate leaves out": {"data": lambda: loader(collate_fn=without_dark)},
+    "collate makes lists": {"data": lambda: loader(Detections(), collate_fn=in_lists), "model": Detects},
+    "collate sorts lists": {
+        "data": lambda: loader(Detections(), collate_fn=lambda drawn: in_lists(sorted(drawn, key=brightness))),
+        "model": Detects,
+    },
+    "collate makes lists of three": {
+        "data": lambda: loader(Detections(), collate_fn=in_lists, batch_size=3), "model": Detects,
+    },
     "negative positions": {"data": lambda: draws(lambda i: i - N)},
     "negative positions, stateful": {"data": lambda: stateful(sampler=Draws(lambda i: i - N), shuffle=False)},
     "positions with sizes": {"data": lambda: draws(lambda i: (i, 32), Sized())},

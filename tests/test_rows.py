@@ -493,9 +493,9 @@ RAISES: dict[str, tuple[Callable[[], Classifier], Callable[[], Any], type[Except
     "contrastive, across processes": (
         lambda: OwnTargets(lambda y: (torch.arange(len(y)) + 1) % K), loader, CaptureError, MADE,
     ),
-    "contrastive": (Contrastive, loader, CaptureError, NUMBERS),
+    "contrastive": (Contrastive, of_eight, CaptureError, NUMBERS),
     "contrastive, without labels": (
-        lambda: Contrastive(labelled=False), lambda: loader(images()), CaptureError, NUMBERS,  # type: ignore[arg-type]
+        lambda: Contrastive(labelled=False), lambda: loader(images(), batch_size=8), CaptureError, NUMBERS,  # type: ignore[arg-type]
     ),
 }  # fmt: skip
 

@@ -140,7 +140,7 @@ class OrderedCollate:
         return places if order is None else [places[i] for i in order]
 
     def _order_by_columns(self, columns: dict[Path, list[Any]], batch: Any) -> Order | None:
-        rows = columns_of_batch(batch) | columns_of_rows(batch)
+        rows = columns_of_rows(batch, columns)
         self._comparisons_left -= 1
         order = self._order_if_filled_up(columns, rows) or order_of_rows(columns, rows)
         self._has_moved |= order is not None

@@ -1,6 +1,6 @@
 """Read samples and batches as columns, which can be compared row by row."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -29,16 +29,16 @@ def parts(value: Any, path: Path = (), depth: int = 3) -> Iterator[tuple[Path, A
     if is_leaf(value):
         yield path, value
         return
-    if is_dataclass(value):
-        items: Any = [(field.name, getattr(value, field.name, None)) for field in fields(value)]
-    elif isinstance(value, Mapping):
-        items = value.items()
-    elif isinstance(value, tuple | list):
-        items = enumerate(value)
-    else:
-        items = _attributes(value).items()
-    for key, part in items if depth else ():
+    for key, part in _items(value) if depth else ():
         yield from parts(part, (*path, key), depth - 1)
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    if is_dataclass(value):
+        return [(field.name, getattr(value, field.name, None)) for field in fields(value)]
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, tuple | list) else _attributes(value).items()
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -80,9 +80,13 @@ def columns_of_samples(samples: Sequence[Any]) -> dict[Path, list[Any]]:
 
 
 def _has_one_row(value: Any) -> bool:
-    if not isinstance(value, Tensor | np.ndarray) or (isinstance(value, Tensor) and value.is_nested):
-        return False
-    return value.shape[:1] == (1,)
+    return isinstance(value, Tensor | np.ndarray) and _num_rows(value) == 1
+
+
+def _num_rows(array: Tensor | np.ndarray) -> int | None:
+    """Return the number of rows of an array; None if it has no dimension, or rows of several lengths."""
+    is_nested = isinstance(array, Tensor) and array.is_nested
+    return None if is_nested or not array.ndim else len(array)
 
 
 def columns_of_batch(batch: Any, *, copies: bool = False, length: int | None = None) -> dict[Path, Column]:
@@ -112,12 +116,58 @@ def columns_of_batch(batch: Any, *, copies: bool = False, length: int | None = N
     return {path: column for path, column in all_columns if column is not None and length in (None, len(column))}
 
 
-def columns_of_rows(batch: Any) -> dict[Path, Column]:
-    """Return the numbers and strings of a batch that is a list of samples."""
-    if not isinstance(batch, list | tuple) or is_leaf(batch) or not batch or is_leaf(batch[0]):
-        return {}
-    columns = {("rows", *path): scalars(values) for path, values in columns_of_samples(batch).items()}
-    return {path: column for path, column in columns.items() if column is not None}
+def columns_of_rows(batch: Any, samples: Mapping[Path, list[Any]]) -> dict[Path, Column]:
+    """Return the columns of a batch, in which there may be lists of what its samples hold, as detectors have.
+
+    A column that only such a list has is that of its entries. Entries that are no numbers and no strings are
+    :class:`Objects`.
+    """
+    lists = dict(_lists(batch, samples))
+    columns = {
+        path: column
+        for path, column in columns_of_batch(batch).items()
+        if not any(path[: len(place)] == place for place in lists)
+    }
+    if not lists and isinstance(batch, list | tuple) and batch and not (is_leaf(batch) or is_leaf(batch[0])):
+        lists = {(): batch}  # of fewer samples
+    for place, entries in lists.items():
+        for path, values in columns_of_samples(entries).items():
+            column = scalars(values)
+            columns[("rows", *place, *path)] = Objects(values) if column is None else column
+    return columns
+
+
+class Objects(list[Any]):
+    """A column of arrays and other objects, which is compared by which objects they are."""
+
+
+def _lists(
+    value: Any, samples: Mapping[Path, list[Any]], path: Path = (), depth: int = 2
+) -> Iterator[tuple[Path, Sequence[Any]]]:
+    """Yield each list with an entry for each sample, with the path to it."""
+    if is_leaf(value):
+        return
+    if isinstance(value, list | tuple) and _are_entries(value, samples):
+        yield path, value
+        return
+    for key, part in _items(value) if depth else ():
+        yield from _lists(part, samples, (*path, key), depth - 1)
+
+
+def _are_entries(values: Sequence[Any], samples: Mapping[Path, list[Any]]) -> bool:
+    """Return whether values are the entries of a list, one for each sample.
+
+    In a batch of two, its images and their labels are no such list, and neither are two views.
+    """
+    filled = [[value for value in column if value is not None] for column in samples.values()]
+    count = len(next(iter(filled), ()))
+    if len(values) != count or any(type(value) is not type(values[0]) for value in values):
+        return False
+    arrays = [part for _, part in parts(values) if isinstance(part, Tensor | np.ndarray)]
+    num_rows = {_num_rows(array) for array in arrays}
+    are_columns = len(num_rows) == 1 and (num_rows.pop() or 0) >= count
+    most_axes = max((np.ndim(column[0]) for column in filled if column), default=0)
+    return not are_columns and all(array.ndim <= most_axes for array in arrays)
 
 
 def scalars(values: list[Any]) -> Column | None:
@@ -131,6 +181,8 @@ def scalars(values: list[Any]) -> Column | None:
 
 def scalar_keys(column: Column, leaf: Column) -> tuple[Keys, Keys] | None:
     """Return both columns as lists that can be compared; None if they are of different kinds."""
+    if isinstance(leaf, Objects):
+        return None
     if isinstance(column, list) or isinstance(leaf, list):
         return (column, leaf) if isinstance(column, list) and isinstance(leaf, list) else None
     if leaf.ndim > 2 or leaf.shape[1:] not in ((), (1,)):

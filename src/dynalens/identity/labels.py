@@ -214,11 +214,13 @@ class LabelCheck:
     def _check_contrastive(self, classes: int, constant: set[Path]) -> None:
         """Raise if each row's target is its own number, or always 0, as in contrastive losses.
 
-        A step that renumbers labels may get some batches of class 0 alone. So the error comes only after batches with
-        as many labels as there are classes, or at the end of the steps that are compared.
+        Labels of a few samples may be the numbers of their rows by chance. A step that renumbers labels may get some
+        batches of class 0 alone, so that error comes only after batches with as many labels as there are classes, or at
+        the end of the steps that are compared.
         """
-        target = self._steps[-1][1]
-        if target == list(range(len(target))) and classes >= len(target) > 2:
+        target, targets = self._steps[-1][1], [numbers for _, numbers in self._steps]
+        are_numbers = classes >= len(target) > 2 and all(numbers == list(range(len(numbers))) for numbers in targets)
+        if are_numbers and classes ** sum(map(len, targets)) * CHANCE_OF_ANY_COLUMN > 1:
             raise CaptureError(NO_CLASSES.format("the numbers of the rows"))
         if not any(target) and classes > 2:
             labels = [set(self._labels_and_targets(path)[0]) for path in constant]

@@ -8,7 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from dynalens.identity.columns import Column, Keys, Path, array_keys, begins_with, is_same, scalar_keys, scalars
+from dynalens.identity.columns import (
+    Column,
+    Keys,
+    Objects,
+    Path,
+    array_keys,
+    begins_with,
+    is_same,
+    scalar_keys,
+    scalars,
+)
 
 Order = list[int]
 APART = "some columns are in the order of the samples and others are not"
@@ -127,7 +137,9 @@ def _pairs(samples: Mapping[Path, list[Any]], leaf: Column) -> list[Pair]:
     pairs = []
     for path, values in samples.items():
         column = scalars(values)
-        if column is not None:
+        if isinstance(leaf, Objects):
+            pairs += [] if column is not None else [Pair(path, list(map(id, values)), list(map(id, leaf)))]
+        elif column is not None:
             keys = scalar_keys(column, leaf)
             pairs += [Pair(path, *keys)] if keys else []
         elif isinstance(leaf, Tensor):

@@ -90,8 +90,10 @@ class RowTrace(TorchFunctionMode):
         if len(self._users) > 1:
             return
         self._forget()
-        for _, part in parts(batch):
-            if isinstance(part, Tensor) and part.ndim and not part.is_nested:
+        for path, part in parts(batch):
+            # One number of a list, as a detector has a list of labels, may be that of any row.
+            is_entry = len(path) > 1 and any(type(key) is int for key in path)
+            if isinstance(part, Tensor) and part.ndim and not part.is_nested and not (is_entry and part.numel() == 1):
                 n, rows = len(part), torch.arange(len(part), device=part.device)
                 is_vector = part.numel() == n
                 source = RowSource(part, rows, is_choice=False, num_rows=n, is_vector=is_vector, entry=id(part))
