@@ -263,6 +263,29 @@ def test_two_classes_in_turn_that_come_backwards_are_another_order() -> None:
     assert "several could be the same one" in collated.problem
 
 
+def packed(samples: list[Any], rows: int, *, end_of_text: int | None = None) -> Any:
+    """Tokens of several samples in each row, one after another, filled up at the end."""
+    ends = [] if end_of_text is None else [end_of_text]
+    parts = [[t for s in samples[row::rows] for t in (*s["input_ids"], *ends)] for row in range(rows)]
+    return {"input_ids": pad_sequence([torch.tensor(part) for part in parts], batch_first=True)}
+
+
+@pytest.mark.parametrize("end_of_text", [None, 99])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_rows_that_hold_several_samples_are_refused(rows: int, end_of_text: int | None) -> None:
+    collated = OrderedCollate(lambda samples: packed(samples, rows, end_of_text=end_of_text))(dicts())
+    error = collated.indices_of_rows(np.arange(6))
+    assert isinstance(error, SampleIdentityError)
+    assert "a row holds several samples, one after another. Let it fill them up to one length" in str(error)
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_rows_that_are_filled_up_may_be_fewer_than_the_samples(end: bool) -> None:
+    collated = OrderedCollate(lambda samples: padded(samples[1::2], end=end))(dicts())
+    assert collated.order is not None
+    assert sorted(collated.order) == [1, 3, 5]
+
+
 def test_samples_that_the_collate_function_puts_in_are_noticed() -> None:
     def refilled(samples: list[Any]) -> Any:
         return default_collate([*samples[:4], (torch.ones(1, 5, 5), 2), samples[5]])

@@ -22,7 +22,7 @@ from dynalens.identity.columns import (
 )
 from dynalens.identity.copied_rows import order_with_copies
 from dynalens.identity.errors import REMEDY, ColumnsApartError, SampleIdentityError
-from dynalens.identity.order import APART, Order, OrderError, order_of_rows
+from dynalens.identity.order import APART, PACKED, Order, OrderError, order_of_rows
 
 _COMPARED_BATCHES = 2
 """Number of batches of an iterator that are compared in full, which takes 10 to 60 microseconds per sample. In the
@@ -55,6 +55,11 @@ class Collated(NamedTuple):
             return ColumnsApartError(
                 f"Expected the collate function to reorder all columns of a batch alike, got a batch where {APART}. "
                 "Let it sort the samples before it makes the batch."
+            )
+        if self.problem == PACKED:
+            return SampleIdentityError(
+                f"Expected the collate function to make a row of each sample, got a batch where {PACKED}. Let it fill "
+                "them up to one length instead, or leave the monitor out."
             )
         if self.problem:
             return SampleIdentityError(

@@ -226,6 +226,22 @@ def begins_with(row: Tensor, value: Any, *, end: bool) -> bool:
     return torch.equal(row[box], array.to(row.dtype))
 
 
+def goes_on(row: Tensor, value: Any) -> bool:
+    """Return whether a row of tokens begins or ends with a sample's, and has others than padding beside them.
+
+    Example:
+        >>> row = torch.tensor([5, 2, 7, 3])
+        >>> goes_on(row, [5, 2]), goes_on(row, [7, 3]), goes_on(torch.tensor([5, 2, 0, 0]), [5, 2])
+        (True, True, False)
+    """
+    array = _tensor(value)
+    if array is None or row.ndim != 1 or array.ndim != 1 or not 0 < len(array) < len(row):
+        return False
+    rests = [row[len(array) :]] if begins_with(row, array, end=False) else []
+    rests += [row[: -len(array)]] if begins_with(row, array, end=True) else []
+    return bool(rests) and all(bool((rest != rest[0]).any()) for rest in rests)
+
+
 def is_same(a: Any, b: Any) -> bool:
     """Return whether two values are equal numbers, strings or arrays, as far as the host can compare them."""
     if a is b:

@@ -15,12 +15,14 @@ from dynalens.identity.columns import (
     Path,
     array_keys,
     begins_with,
+    goes_on,
     is_same,
     scalar_keys,
     scalars,
 )
 
 Order = list[int]
+PACKED = "a row holds several samples, one after another"
 APART = "some columns are in the order of the samples and others are not"
 
 
@@ -104,7 +106,22 @@ def order_of_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]
         raise OrderError(APART)
     if is_known or not moved_pairs:
         return None
-    return _assigned([*moved_pairs, *pairs_in_order], samples)
+    order = _assigned([*moved_pairs, *pairs_in_order], samples)
+    if len(order) < count and _are_packed(order, samples, rows):
+        raise OrderError(PACKED)
+    return order
+
+
+def _are_packed(order: Order, samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]) -> bool:
+    """Return whether a row of tokens has more than its sample, so that it holds one that has no row of its own."""
+    tokens = [leaf for leaf in rows.values() if isinstance(leaf, Tensor) and leaf.ndim == 2 and len(leaf) == len(order)]
+    pairs = [
+        (row, values[sample])
+        for values in samples.values()
+        for leaf in tokens
+        for row, sample in zip(leaf, order, strict=True)
+    ]
+    return any(goes_on(row, value) for row, value in pairs)
 
 
 def _is_no_accident(pair: Pair) -> bool:
