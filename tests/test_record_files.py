@@ -25,6 +25,7 @@ from dynalens.cli import main
 from dynalens.record import KeptSentences, Record, read_sentences
 from dynalens.record.checks import MOST_CLASSES
 from dynalens.record.files import read_arrays
+from dynalens.report import write_report
 from test_dynamics import assert_same
 from training import Classifier, N, dataset, fit, images, labels, loader
 
@@ -584,6 +585,21 @@ def test_other_files_of_a_stranger_are_refused_when_they_are_asked_for(
             ask(record)
     else:
         ask(record)
+
+
+def test_pipes_and_devices_of_a_stranger_are_not_read(tmp_path: Path, own: Path) -> None:
+    folder = shutil.copytree(own, tmp_path / "record")
+    device, pipe = (folder / "history" / f"epoch_00000{epoch}.npz" for epoch in range(2))
+    device.unlink()
+    device.symlink_to("/dev/zero")
+    pipe.unlink()
+    os.mkfifo(pipe)
+    (folder / "sheets").mkdir(exist_ok=True)
+    os.mkfifo(folder / "sheets" / "x.png")
+    with pytest.warns(UserWarning, match=r"the history of this record in .*, got none of epochs \[0, 1\]"):
+        write_report(load_record(folder), tmp_path / "report.html")
+    with pytest.raises(ValueError, match=r"epoch_000000.npz to be as dynalens writes it, got a pipe or a device"):
+        list(load_record(folder).history())
 
 
 @pytest.mark.parametrize(

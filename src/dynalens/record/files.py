@@ -86,6 +86,8 @@ def read_json(path: Path) -> Any:
 def damage_errors(path: Path) -> Iterator[None]:
     """Let whatever goes wrong while a file is read be one error that names the file; errors of the disk stay."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError("a pipe or a device, which may never end")
         yield
     except (OSError, DamagedFileError):
         raise

@@ -365,7 +365,7 @@ def run_key(record: Record) -> str:
 
 def _sheets(folder: Path | None) -> list[list[str]]:
     """Return name and picture of each sheet in the folder, ordered by name."""
-    files = [] if folder is None else sorted((folder / SHEETS).glob("*.png"))
+    files = [] if folder is None else sorted(filter(Path.is_file, (folder / SHEETS).glob("*.png")))
     return [[path.stem, _uri(path.read_bytes())] for path in files if path.stat().st_size <= _LARGEST_SHEET]
 
 
