@@ -173,6 +173,91 @@ def test_columns_of_numbers_of_different_samples_are_refused(tmp_path: Path) -> 
         recorded(tmp_path, row_network(D), loss, Samples(given, share=1.0))
 
 
+def test_columns_of_numbers_that_are_first_missing_later_keep_their_samples(tmp_path: Path) -> None:
+    """The first batch has all numbers, and the later ones as many of each column, of other samples."""
+    given, known = torch.randn(N, D, generator=torch.Generator().manual_seed(2)), torch.ones(N, D, dtype=torch.bool)
+    later = torch.arange(6, N)
+    known[later, later % D] = False
+    data = Samples(given, share=1.0)
+    data._rows = list(zip(images(), given.masked_fill(~known, torch.nan), known, strict=True))
+    monitor, model = TrainingDynamicsMonitor(history=False), Masked(row_network(D)(), NUMBERS["columns"])
+    batches = lambda: loader(data, batch_size=6, shuffle=False, drop_last=True)  # noqa: E731
+    fit(tmp_path, monitor, model=model, data=batches, max_epochs=1)
+    shown = monitor.statistics().arrays()["unit_residuals"]
+    for i, steps in list(model.seen.items())[:18]:
+        p, y, is_known = steps[0]
+        np.testing.assert_allclose(shown[i][is_known], (p - y)[is_known].abs(), rtol=1e-4)
+        assert np.isnan(shown[i][~is_known]).all()
+
+
+class LastOf(Masked):
+    """Reads the rows of an image as steps of a series, of which one has the output of the sample."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y, is_last = batch
+        z = self.net(x.squeeze(1) / N)[is_last]
+        for i, *row in zip(indices_of(x), z.detach(), y, strict=True):
+            self.seen[i].append([values.cpu().clone() for values in row])
+        return self.of_known(z, y, is_last)
+
+
+ONE_EACH: dict[str, tuple[int, Loss, Callable[[], Tensor]]] = {
+    "class": (K, lambda z, y, _: F.cross_entropy(z, y), lambda: torch.arange(N) % K),
+    "class with another number": (K, lambda z, y, _: F.cross_entropy(z, (y + 1) % K), lambda: torch.arange(N) % K),
+    "two classes": (
+        1,
+        lambda z, y, _: F.binary_cross_entropy_with_logits(z.squeeze(1), y),
+        lambda: (torch.arange(N) % 2).float(),
+    ),
+    "number": (1, lambda z, y, _: F.mse_loss(z.squeeze(1), y), lambda: torch.arange(N) / 7),
+}
+
+
+@pytest.mark.parametrize(("outputs", "loss", "given"), ONE_EACH.values(), ids=ONE_EACH.keys())
+def test_a_mask_that_selects_one_step_of_each_sample_selects_no_units(
+    tmp_path: Path, outputs: int, loss: Loss, given: Callable[[], Tensor]
+) -> None:
+    steps, y = F.one_hot(torch.arange(N) % 6, 6).bool(), given()
+    data = Samples(torch.zeros(N, 1))
+    data._rows = list(zip(images(), y, steps, strict=True))
+    monitor, model = TrainingDynamicsMonitor(history=False), LastOf(nn.Linear(6, outputs), loss)
+    fit(tmp_path, monitor, model=model, data=lambda: loader(data), max_epochs=2)
+    statistics = monitor.statistics()
+    assert statistics.presentations.tolist() == [2] * N
+    assert (statistics.arrays().get("unit") is None) == (statistics.target is None)
+    for i, seen in model.seen.items():
+        losses = [float(loss(z[None], y[None], steps)) for z, y in seen]
+        assert statistics.loss[i] == pytest.approx(np.mean(losses), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["labels", "classes", "numbers"])
+def test_units_of_which_one_is_known_in_each_sample_stay_units(tmp_path: Path, kind: str) -> None:
+    draw = torch.Generator().manual_seed(3)
+    values = {
+        "labels": torch.randint(0, 2, (N, 6), generator=draw).float(),
+        "classes": torch.randint(0, K, (N, 6), generator=draw),
+        "numbers": torch.randn(N, 6, generator=draw),
+    }[kind]
+    losses: dict[str, Any] = {"labels": F.binary_cross_entropy_with_logits, "classes": F.cross_entropy}
+    loss = losses.get(kind, F.mse_loss)
+    known = F.one_hot(torch.arange(N) % 6, 6).bool()
+    data = Samples(values)
+    data._rows = list(zip(images(), values, known, strict=True))
+    of_known: Loss = lambda z, y, known: loss(z[known] if kind == "classes" else z.squeeze(2)[known], y[known])  # noqa: E731
+
+    class Steps(Masked):
+        def forward(self, x: Tensor) -> Tensor:
+            z: Tensor = self.net(x.squeeze(1) / N)
+            return z
+
+    monitor, model = (
+        TrainingDynamicsMonitor(history=False),
+        Steps(nn.Linear(6, K if kind == "classes" else 1), of_known),
+    )
+    fit(tmp_path, monitor, model=model, data=lambda: loader(data), max_epochs=1)
+    assert monitor.statistics().arrays()["unit"].tolist() == (torch.arange(N) % 6).tolist()
+
+
 EXPLAINED: dict[str, tuple[Callable[[], nn.Module], Loss, Callable[[], Tensor]]] = {
     "numbers": (row_network(D), NUMBERS["selected"], lambda: torch.randn(N, D)),
     "numbers, column by column": (row_network(D), NUMBERS["columns"], lambda: torch.randn(N, D)),

@@ -9,6 +9,8 @@ from dynalens.capture.batch import CaptureError
 from dynalens.capture.entries import entry_at, leaves
 from dynalens.capture.flat_targets import FlatTargets
 from dynalens.capture.label_rows import mark_ignored, without_ignored
+from dynalens.capture.loss_tap import LossCall
+from dynalens.capture.selected_labels import Selections
 from dynalens.capture.sequences import FrontPadding, label_axis
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import IGNORED, NOT_A_CLASS
@@ -47,12 +49,16 @@ class DenseTargets:
         self._is_dense = self._has_one_hot = False
         self._label_axis: int | None = None
         self._knows_axis = False
-        self._front_padding = FrontPadding(_COMPARED_STEPS)
+        self._front_padding, self._selections = FrontPadding(_COMPARED_STEPS), Selections()
         self.begin_batch(None, None)
 
     def begin_batch(self, batch: Any, samples: int | None) -> None:
         """Remember the batch that the next targets belong to, and its number of samples; None if that is not known."""
         self._batch, self._samples = batch, samples
+
+    def in_rows(self, call: LossCall) -> LossCall:
+        """Return a loss with its units in the rows of their samples, if a mask selected them there."""
+        return self._selections.in_rows(call, (leaf for _, leaf in leaves(self._batch)), self._samples)
 
     def are_samples(self, logits: Tensor, targets: Tensor) -> bool:
         """Return whether logits are (N, K) and targets have one class for each of N samples: the usual case."""

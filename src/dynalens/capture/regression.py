@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dynalens.capture.batch import CaptureError
 from dynalens.capture.entries import Path, leaves
-from dynalens.capture.graph import source_of
+from dynalens.capture.graph import Node, source_of
 from dynalens.capture.loss_tap import IGNORE_INDEX, LossCall
 from dynalens.capture.merging import RowsOf
 from dynalens.capture.selected_labels import in_rows
@@ -36,7 +36,7 @@ class BatchTargets:
         self._places: list[int] | None = None
         self._kinds: list[Any] = []
         self._rescaled_matches: dict[int, Match] = {}
-        self._is_returned = False
+        self._is_returned = self._puts_back = False
 
     @property
     def is_known(self) -> bool:
@@ -65,9 +65,9 @@ class BatchTargets:
             calls, source = [returned_loss], "predictions and targets: returned by the step"
         else:
             numbers = [call for call in losses if not (probabilities and _are_bits(call.targets))]
-            calls = self._calls([_side_by_side(call, len(numbers)) for call in numbers], batch, rows_of)
+            calls = self._calls(numbers, batch, rows_of)
             source = "; ".join(f"predictions: input of {call.name} {list(call.logits.shape)}" for call in calls)
-            source, calls = f"{source}; targets: labels of the batch", [in_rows(call) for call in calls]
+            source += "; targets: labels of the batch"
         if not calls:
             return None
         presentation = shown_targets(calls)
@@ -77,23 +77,24 @@ class BatchTargets:
     def _calls(self, losses: Sequence[LossCall], batch: Any, rows_of: RowsOf) -> list[LossCall]:
         """Return the losses whose targets are labels of the batch, one for each prediction."""
         if self._places is not None:
-            calls = self._as_before(losses)
+            calls = self._as_before([in_rows(call) if self._puts_back else call for call in losses])
             self._check_scales(calls, batch, rows_of)
             return calls
-        inputs, side_entries = _inputs_and_others(batch)
-        matches: dict[Any, tuple[int, Match]] = {}
-        for place, call in enumerate(losses):
-            match = _made_of(call, side_entries, rows_of)
-            if match is not None and _made_of(call, inputs, rows_of, inputs=True) is None:
-                matches.setdefault((source_of(call.logits), match.entry, call.targets.shape), (place, match))
+        sources = [_source(call) for call in losses]
+        matches = _matches(losses, sources, batch, rows_of)
+        # A mask may have selected one number of each sample, such as its last one, or those that are known.
+        if len(matches) != 1 and any(call.selection is not None for call in losses):
+            whole_losses = [in_rows(call) for call in losses]
+            whole_matches = _matches(whole_losses, sources, batch, rows_of)
+            self._puts_back = bool(whole_matches)
+            losses, matches = (whole_losses, whole_matches) if whole_matches else (losses, matches)
         if matches:
-            _check_rows([rows_of(losses[place].targets) for place, _ in matches.values()])
-            self._places = [place for place, _ in matches.values()]
+            if not _have_same_rows([losses[place] for place, _ in matches], rows_of):
+                raise CaptureError(_OTHER_ROWS)
+            self._places = [place for place, _ in matches]
             self._kinds = [_kind(call) for call in losses]
-            self._rescaled_matches = {
-                number: match for number, (_, match) in enumerate(matches.values()) if match.is_rescaled
-            }
-        return [losses[place] for place, _ in matches.values()]
+            self._rescaled_matches = {number: match for number, (_, match) in enumerate(matches) if match.is_rescaled}
+        return [losses[place] for place, _ in matches]
 
     def _check_scales(self, calls: Sequence[LossCall], batch: Any, rows_of: RowsOf) -> None:
         """Compare the scale of the second batch's targets with the scale of the first batch's.
@@ -123,20 +124,31 @@ class BatchTargets:
         return [calls[0] for calls in alike] if all(len(calls) == 1 for calls in alike) else []
 
 
-def _side_by_side(call: LossCall, number: int) -> LossCall:
-    """Return one of several losses in the rows of the batch, if it leaves out samples; the others keep theirs.
-
-    The rows of a single loss are known by those of its targets.
-    """
-    has_samples = call.selection is not None and call.selection.ndim == 1
-    return call if not has_samples else in_rows(call) if number > 1 else call._replace(selection=None)
+def _source(call: LossCall) -> Any:
+    """Return what gave the predictions of a loss, whatever a mask selected of them."""
+    node: Node = call.logits.grad_fn
+    return source_of(call.logits) if call.selection is None else node.next_functions[0]
 
 
-def _check_rows(rows_of_losses: Sequence[Tensor | None]) -> None:
-    """Raise a CaptureError if losses whose numbers stand side by side are of other rows of the batch."""
-    rows = {None if rows is None else tuple(rows.tolist()) for rows in rows_of_losses}
-    if len(rows - {None}) > 1:
-        raise CaptureError(f"Expected all losses of the step to have the same rows of the batch, got others. {REMEDY}")
+def _matches(
+    losses: Sequence[LossCall], sources: Sequence[Any], batch: Any, rows_of: RowsOf
+) -> list[tuple[int, "Match"]]:
+    """Return the places of losses whose targets are labels of the batch, one for each source, and these labels."""
+    inputs, side_entries = _inputs_and_others(batch)
+    matches: dict[Any, tuple[int, Match]] = {}
+    for place, (call, source) in enumerate(zip(losses, sources, strict=True)):
+        match = _made_of(call, side_entries, rows_of)
+        if match is not None and _made_of(call, inputs, rows_of, inputs=True) is None:
+            matches.setdefault((source, match.entry, call.targets.shape), (place, match))
+    return list(matches.values())
+
+
+def _have_same_rows(calls: Sequence[LossCall], rows_of: RowsOf) -> bool:
+    """Return whether there are losses, and all of them are of the same rows of the batch."""
+    in_order = [list(range(call.targets.shape[:1].numel())) for call in calls]
+    known_rows = [rows_of(call.targets) for call in calls]
+    rows = [default if each is None else each.tolist() for default, each in zip(in_order, known_rows, strict=True)]
+    return len(set(map(tuple, rows))) == 1
 
 
 def shown_targets(calls: Sequence[LossCall]) -> UnitPresentation:
@@ -161,6 +173,9 @@ REMEDY = (
     "Return a dict with `loss`, and with `predictions` and `targets` of shape (N,) or (N, D), from `training_step`, or "
     "leave the monitor out."
 )
+
+
+_OTHER_ROWS = f"Expected all losses of the step to have the same rows of the batch, got others. {REMEDY}"
 
 
 def _returned_loss(outputs: Any) -> LossCall | None:
@@ -274,8 +289,7 @@ def _made_of(call: LossCall, entries: Sequence[Tensor], rows_of: RowsOf, *, inpu
 
 
 def _counted_targets(call: LossCall) -> Tensor:
-    """Return the targets in the rows of the batch, with NaN for those that do not count."""
-    call = in_rows(call)
+    """Return the targets, with NaN for those that do not count."""
     targets, mask = call.targets, call.is_counted()
     if mask is None or not targets.is_floating_point():
         return targets

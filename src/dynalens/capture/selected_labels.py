@@ -1,6 +1,7 @@
 """Losses of single units that a mask selected from the rows of a batch: labels, pixels, tokens or numbers."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -46,6 +47,32 @@ def _selecting_mask(node: Node) -> Tensor | None:
     indices = (node._saved_mask,) if hasattr(node, "_saved_mask") else node._saved_indices
     mask = indices[0] if len(indices) == 1 else None
     return mask if isinstance(mask, Tensor) and mask.dtype is torch.bool else None
+
+
+class Selections:
+    """Tell masks that select units from those that select one row for each sample, such as its last token.
+
+    The first loss decides, if it has as many targets as there are samples.
+    """
+
+    def __init__(self) -> None:
+        self._are_units: bool | None = None
+
+    def in_rows(self, call: LossCall, entries: Iterable[Tensor], samples: int | None) -> LossCall:
+        """Return the loss of the rows from which a mask selected units; the call itself if none did."""
+        if call.selection is None:
+            return call
+        if self._are_units is None:
+            self._are_units = len(call.targets) != samples or any(_holds(entry, call) for entry in entries)
+        return in_rows(call) if self._are_units else call
+
+
+def _holds(entry: Tensor, call: LossCall) -> bool:
+    """Return whether the targets are those numbers of an entry that the mask selects; waits for the device."""
+    mask, targets = call.selection, call.targets
+    if mask is None or entry.shape != mask.shape or entry.is_complex():
+        return False
+    return torch.equal(entry[mask.to(entry.device)].to(targets.device, targets.dtype), targets)
 
 
 def in_rows(call: LossCall) -> LossCall:

@@ -24,7 +24,7 @@ from dynalens.capture.parameters import KnownNetwork
 from dynalens.capture.presentation import Presentation, nodes_of_logits, presentation_of_units, source_of_loss
 from dynalens.capture.regression import BatchTargets
 from dynalens.capture.rows import CapturedRows
-from dynalens.capture.selected_labels import in_rows, with_selection
+from dynalens.capture.selected_labels import with_selection
 from dynalens.observation import is_compiled, module_named
 
 
@@ -308,7 +308,7 @@ class StepCapture:
             warn_of_probabilities(call)
         if call.name in BINARY:
             return self._from_binary(call)
-        shape, call = call.logits.shape, in_rows(call)
+        shape, call = call.logits.shape, self._dense.in_rows(call)
         logits, targets = call.logits, call.counted_targets()
         if call.name == "nll_loss":
             logits, targets = self._rows.log_probabilities(logits, targets)
@@ -327,7 +327,7 @@ class StepCapture:
     def _from_binary(self, call: LossCall) -> Presentation:
         logits = log_odds(call.logits) if call.name == PROBABILITIES else call.logits
         source = source_of_loss(call.name, call.logits.shape, logarithm=False)
-        rows = in_rows(call._replace(logits=logits))
+        rows = self._dense.in_rows(call._replace(logits=logits))
         return self._checked(rows.logits, rows.targets, rows.is_counted(), source=source)
 
     def _from_numbers(self, outputs: Any, samples: Any, rows_of: RowsOf) -> Presentation | None:
