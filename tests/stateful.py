@@ -265,6 +265,25 @@ class EnclosesACounter(Stateful):
         return 0.9 ** (self.tick() + 2 * (self.total() or 0) + 4 * self.helper())
 
 
+class MadeInAFunction(Stateful):
+    """Its class is made in a function, whose variables the methods of the class use."""
+
+    def __new__(cls) -> "MadeInAFunction":
+        calls, counts = 0, [0]
+
+        def count() -> None:
+            counts[0] += 1
+
+        class Made(MadeInAFunction):
+            def scale(self, x: Tensor) -> float:
+                nonlocal calls
+                calls += 1
+                count()
+                return float(0.9 ** (calls + 2 * counts[0]))
+
+        return super().__new__(Made)
+
+
 class Ticks:
     calls = 0
 
@@ -374,6 +393,6 @@ class Halves(Stateful):
 STATEFUL: tuple[type[Stateful], ...] = (
     CountsCalls, CountsOnTheClass, ListOnTheClass, CountsInATensor, AddsItsOutput, AppendsActivations, MovingAverage,
     CachesByShape, BuildsATableLazily, BuildsALayerLazily, RegistersAHook, NormalisesItsWeights, SetsItsWeights,
-    Spectral, OldWeightNorm, OwnsGenerators, KeepsContainers, KeepsObjects, EnclosesACounter, ComputesAProperty,
-    UpdatesMetrics, CountsInGlobals, CountedByACallback, Halves,
+    Spectral, OldWeightNorm, OwnsGenerators, KeepsContainers, KeepsObjects, EnclosesACounter, MadeInAFunction,
+    ComputesAProperty, UpdatesMetrics, CountsInGlobals, CountedByACallback, Halves,
 )  # fmt: skip

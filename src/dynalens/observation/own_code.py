@@ -1,4 +1,4 @@
-"""Find the global variables that a model's own code mentions, in its compiled functions."""
+"""Find the global and enclosed variables that a model's own code mentions, in its compiled functions."""
 
 import builtins
 import dis
@@ -6,7 +6,7 @@ import functools
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 _PACKAGES = tuple(
@@ -44,6 +44,8 @@ class OwnCode:
         self._functions: set[FunctionType] = set()
         self._names = {"forward"}
         self._names_told: set[tuple[int, str]] = set()
+        self.cells: list[CellType] = []
+        """What the functions enclose that may run. Whoever reads them takes them out."""
 
     def add_class(self, cls: type, *, makes: bool = False) -> None:
         """Consider the methods of a class. ``makes``: also those that make an object."""
@@ -54,6 +56,7 @@ class OwnCode:
         if function not in self._functions and _is_own(function.__code__.co_filename):
             self._functions.add(function)
             self._waiting.append(function)
+            self.cells += function.__closure__ or ()
 
     def new_globals(self) -> Iterator[tuple[dict[str, Any], str]]:
         """Yield namespace and name of each global variable that was not yielded before. It may not exist yet."""

@@ -134,15 +134,18 @@ class Snapshot:
                 queue.extend(self._parts_of(value))
 
     def _walk_globals(self) -> bool:
-        """Follow global variables that the known code mentions, and return whether there were any."""
+        """Follow global and enclosed variables that the known code mentions, and return whether there were any."""
         entries = [(namespace, name, namespace.get(name, EMPTY)) for namespace, name in self._code.new_globals()]
         for namespace, name, content in entries:
             self._later(put_back_entry, namespace, name, content)
             self._stand_ins.replace_entries(namespace, dict, [(name, content)])
             if isinstance(content, type) and _is_plain_object(content):
                 self._code.add_class(content, makes=True)
-        self._walk([content for _, _, content in entries])
-        return bool(entries)
+        cells = [(cell, enclosed(cell)) for cell in self._code.cells]
+        self._code.cells.clear()
+        self._later(put_back_cells, cells)
+        self._walk([content for _, _, content in entries] + [content for _, content in cells])
+        return bool(entries or cells)
 
     def _parts_of(self, value: Any) -> Iterable[Any]:
         """Note how to put one object back, and return what it holds."""
