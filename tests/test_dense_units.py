@@ -446,6 +446,26 @@ def test_batches_of_as_many_samples_as_tokens_are_not_read_with_axes_exchanged(
         run(tmp_path, model(), TrainingDynamicsMonitor(), data=data)
 
 
+@pytest.mark.parametrize("length", [4, 5])
+def test_batches_with_sequences_on_the_first_axis_are_read_where_the_step_returns_them(
+    tmp_path: Path, length: int
+) -> None:
+    class Returned(Tagger):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            scores = self(batch[0])  # (T, N, K)
+            loss = F.cross_entropy(scores.reshape(-1, K), batch[1].reshape(-1))
+            return {"loss": loss, "logits": scores.permute(1, 2, 0), "targets": batch[1].T}
+
+    def transposed(samples: list[Any]) -> Any:
+        words, given, index = torch.utils.data.default_collate(samples)
+        return words.T, given.T, index
+
+    monitor = TrainingDynamicsMonitor(history=False)
+    data = TensorDataset(sentences()[:, :length], tags()[:, :length], torch.arange(N))
+    trainer(tmp_path, monitor, max_epochs=1).fit(Returned(), loader(data, collate_fn=transposed))
+    assert monitor.statistics().presentations.tolist() == [1] * N
+
+
 class LastAxisFlat(Tagger):
     def loss(self, scores: Tensor, given: Tensor) -> Any:
         loss = F.cross_entropy(scores.reshape(-1, K), given.reshape(-1))

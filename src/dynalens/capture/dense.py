@@ -68,7 +68,13 @@ class DenseTargets:
         return len(shape) == 2 and shape[1] > 1 and shape[0] == rows and targets.shape == shape[:1]
 
     def units_of_classes(
-        self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None, class_weight: Tensor | None = None
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        loss_mask: Tensor | None = None,
+        class_weight: Tensor | None = None,
+        *,
+        is_returned: bool = False,
     ) -> ShownUnits | None:
         """Return what a loss of classes shows of tokens or pixels; None where each sample has one class.
 
@@ -77,6 +83,7 @@ class DenseTargets:
             targets: Its targets, negative where it ignores them, or of the logits' shape with one 1 for each.
             loss_mask: Which of them have a part in the loss; default: all.
             class_weight: Shape ``(K,)``; a class of weight 0 has no part.
+            is_returned: Whether the step returned them, so that no loss was seen.
 
         Raises:
             CaptureError: If flat targets are others than those of the batch, or targets are no classes of the logits.
@@ -89,7 +96,7 @@ class DenseTargets:
                 return None
             targets, loss_mask = classes, loss_mask if label_mask is None else label_mask.any(dim=1)
         targets = mark_ignored(targets, loss_mask, class_weight)
-        place = self._first_place(targets) if logits.ndim == 3 else 0
+        place = self._first_place(targets, is_returned=is_returned) if logits.ndim == 3 else 0
         if logits.ndim == 2 and targets.shape == logits.shape[:1]:
             shape = self._shape_of_rows(targets)
             if shape is None or self._flat is None:
@@ -134,7 +141,8 @@ class DenseTargets:
         if targets.ndim == 3 and targets.shape == logits.shape and (axis := self._axis_of_labels(targets)) is not None:
             self._front_padding.look(leaves(self._batch))
             return self._units_of_several(logits, targets, loss_mask, axis)
-        units = self.units_of_masks(logits, targets, loss_mask) or self.units_of_classes(logits, targets, loss_mask)
+        units = self.units_of_masks(logits, targets, loss_mask)
+        units = units or self.units_of_classes(logits, targets, loss_mask, is_returned=True)
         if units is not None or targets.ndim < 4 or targets.shape != logits.shape or self._has_one_hot:
             return units
         return self._units_of_several(logits, targets, loss_mask, axis=1)
@@ -225,14 +233,19 @@ class DenseTargets:
                 "`loss`, and of `logits` and `targets` with -100 in its place, from `training_step`."
             )
 
-    def _first_place(self, targets: Tensor) -> int:
+    def _first_place(self, targets: Tensor, *, is_returned: bool) -> int:
         """Return at which position of its row in the batch each sample's first target stands.
 
         It is 0 if that is not known.
         """
         if self._comparisons_left and not self._place and targets.ndim == 2 and len(targets) == self._samples:
             flat = FlatTargets.told_by(targets.flatten(), leaves(self._batch), len(targets))
-            if flat is None and FlatTargets.told_by(targets.T.flatten(), leaves(self._batch), targets.shape[1]):
+            is_square = targets.shape[0] == targets.shape[1] and not is_returned
+            if (
+                flat is None
+                and is_square
+                and FlatTargets.told_by(targets.T.flatten(), leaves(self._batch), len(targets))
+            ):
                 raise CaptureError(_TIME_FIRST)
             self._place = 0 if flat is None else flat.begin
             self._comparisons_left -= 1
