@@ -187,3 +187,31 @@ def test_logits_of_all_classes_that_are_returned_beside_an_inner_loop_are_record
     monitor = TrainingDynamicsMonitor(history=False)
     module = fit_undisturbed(tmp_path, monitor, InnerLoopWithProbe, data=single, max_epochs=2)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+class Mixes(Classifier):
+    """Mixes images in pairs, and adds the losses of both labels."""
+
+    returns_rows = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        order = torch.randperm(len(x))
+        index = x[:, :, :1, :1]  # the first pixel, which tells the module the index
+        mixed = torch.where(x == index, x, 0.7 * x + 0.3 * x[order])
+        logits = self(mixed / N)
+        self.remember(x, logits, y)
+        loss = 0.3 * F.cross_entropy(logits, y[order]) + 0.7 * F.cross_entropy(logits, y)
+        return {"loss": loss, "logits": logits, "targets": y} if self.returns_rows else loss
+
+
+class ReturnsItsOwnLabels(Mixes):
+    returns_rows = True
+
+
+def test_mixed_images_are_recorded_with_their_own_labels_where_a_step_returns_these(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match=r"Return a dict .*`logits` and `targets`"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=Mixes())
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit_undisturbed(tmp_path, monitor, ReturnsItsOwnLabels, max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)

@@ -58,19 +58,22 @@ def check_returned(outputs: Mapping[str, Any], calls: Sequence[LossCall], rows_o
     logits, targets = outputs["logits"], outputs["targets"]
     if not isinstance(logits, Tensor) or not isinstance(targets, Tensor) or rows_of(targets) is not None:
         return
-    for call in calls:
-        if _has_classes_last(logits, call):
-            raise CaptureError(
-                "Expected the returned `logits` to have the classes of tokens on the second axis, (N, K, T), got them "
-                "on the last one. Return `logits.movedim(-1, 1)`."
-            )
-        rows = rows_of(call.targets) if call.logits.shape == logits.shape and _is_view(call.logits, logits) else None
-        if rows is not None and not torch.equal(rows.cpu(), torch.arange(len(rows))):
-            raise CaptureError(
-                "Expected the returned `targets` to be in the order of the returned `logits`, got logits of a loss "
-                "that had the rows of the batch in another order. Return both in the order of the batch, as in "
-                "`logits[order.argsort()]`."
-            )
+    if any(_has_classes_last(logits, call) for call in calls):
+        raise CaptureError(
+            "Expected the returned `logits` to have the classes of tokens on the second axis, (N, K, T), got them on "
+            "the last one. Return `logits.movedim(-1, 1)`."
+        )
+    losses = [call for call in calls if call.logits.shape == logits.shape and _is_view(call.logits, logits)]
+    if losses and all(_is_moved(rows_of(call.targets)) for call in losses):  # mixup has the labels in both orders
+        raise CaptureError(
+            "Expected the returned `targets` to be in the order of the returned `logits`, got logits of a loss that "
+            "had the rows of the batch in another order. Return both in the order of the batch, as in "
+            "`logits[order.argsort()]`."
+        )
+
+
+def _is_moved(rows: Tensor | None) -> bool:
+    return rows is not None and not torch.equal(rows.cpu(), torch.arange(len(rows)))
 
 
 def _has_classes_last(logits: Tensor, call: LossCall) -> bool:
