@@ -6,7 +6,6 @@ trainings of each length, with weights of epochs that grow for shorter or longer
 """
 
 import argparse
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from sklearn.metrics import average_precision_score
 from suspects import margins, recorded, shorter, stored
 
 from dynalens.dynamics import SampleStatistics, given_labels
-from dynalens.dynamics.weighting import FALL, GROWTH
+from dynalens.dynamics.weighting import GROWTH
 from dynalens.suspicion import confusions, score, streaming_score
 
 Array = npt.NDArray[Any]
@@ -35,19 +34,18 @@ CONSTANTS: dict[str, tuple[Any, Sequence[float]]] = {
     "ROUNDS": (confusions, (1, 2, 3, 4, 5, 7, 10)),
     "STEPS": (given_labels, (1, 2, 3, 5, 10)),
     "LEAST": (confusions, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
-    "FARTHEST": (confusions, (5.0, 7.0, 10.0)),
 }
 """Module and values of each constant."""
 
-POWERS = ((3, 2), (0, 0), (1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 1), (3, 3), (3, 4), (4, 2), (4, 3), (4, 4))
-"""Of g and of the training error in the weight of epoch t (``epoch_weight``), the order's own first."""
+POWERS = ((3, 2), (0, 0), (1, 1), (2, 1), (2, 2), (3, 0), (3, 1), (3, 1.5), (3, 3), (4, 2), (4, 3), (4, 4))
+"""Of g and of c in the weight of epoch t (``epoch_weight``), the order's own first."""
 
 CLOCKS = (
-    *((growth, FALL) for growth in (5, 8, GROWTH, 12, 15, 20)),
-    *((GROWTH, fall) for fall in (0, 1, 2, 4, 6, math.inf)),
+    *((growth, 1.0) for growth in (5, 8, GROWTH, 12, 15, 20)),
+    *((GROWTH, fall) for fall in (0, 0.5, 0.75, 1.5, 2)),
     (GROWTH, None),
 )
-"""Epochs over which the weight grows in any case, and the power of the error afterwards; None: it stops there."""
+"""Epochs over which the weight grows in any case, and the power of c in g afterwards; None: it stops there."""
 
 GROUPS: dict[str, Callable[[Run], bool]] = {
     "human": lambda run: run.data == HUMAN,
@@ -88,22 +86,40 @@ def presented(logits: Array, given: Array) -> dict[str, Array]:
 
 
 def reweighted(
-    one: Stored, powers: tuple[float, float], growth: int = GROWTH, fall: float | None = FALL
+    one: Stored, powers: tuple[float, float], growth: int = GROWTH, fall: float | None = 1
 ) -> SampleStatistics:
-    """Return the record as if epoch t had the weight g^a * error^b; see :data:`CLOCKS` for the other arguments."""
-    error = np.minimum.accumulate((one.presentations["margin"] <= 0).mean(0))
-    weight = grown(error, growth, fall) ** powers[0] * error ** powers[1]
-    weight = weight / weight.sum() if weight.sum() else np.full(len(error), 1 / len(error))
+    """Return the record as if epoch t had the weight g^a * c^b; see :data:`CLOCKS` for the other arguments."""
+    c = contradictions(one.presentations["rival"] - one.presentations["confidence"])
+    weight = grown(c, growth, fall) ** powers[0] * c ** powers[1]
+    weight[0] = weight[0] if powers == (0, 0) or len(c) == 1 else 0
+    weight = weight / weight.sum() if weight.sum() else np.full(len(c), 1 / len(c))
     return replace(one.statistics, **{f"weighted_{name}": each @ weight for name, each in one.presentations.items()})
 
 
-def grown(error: Array, growth: int, fall: float | None) -> Array:
-    """Return g of each epoch: t + 1 up to ``growth``, later (t + 1) min(1, error / error then)^fall, or ``growth``."""
-    count = np.arange(len(error)) + 1.0
-    if fall is None or len(error) <= growth:
+def contradictions(gaps: Array) -> Array:
+    """Return c of each epoch from p_rival - p_label of each presentation, (N, E): that with the smallest error so far.
+
+    An epoch without an error has 0.
+    """
+    error, squares = (gaps >= 0).mean(0), gaps**2
+    own = np.where(gaps > 0, squares, 0).mean(0) ** 2 / np.maximum(squares.mean(0), 1e-12)
+    latest = [np.flatnonzero(error[: t + 1] == least(error[: t + 1]))[-1] for t in range(len(error))]
+    result: Array = np.where(error > 0, own[latest], 0)
+    return result
+
+
+def least(errors: Array) -> float:
+    """Return the smallest error but 0, if there is one."""
+    return float(min(errors[errors > 0], default=0))
+
+
+def grown(c: Array, growth: int, fall: float | None) -> Array:
+    """Return g of each epoch: t + 1 up to ``growth``, later (t + 1) min(1, c / c then)^fall, or ``growth``."""
+    count = np.arange(len(c)) + 1.0
+    if fall is None or len(c) <= growth:
         stopped: Array = np.minimum(count, growth)
         return stopped
-    ratio = np.minimum(1, error / max(error[growth - 1], 1e-12))
+    ratio = np.minimum(1, c / max(c[growth - 1], 1e-12))
     result: Array = count * np.where(count > growth, ratio**fall, 1)
     return result
 
@@ -158,7 +174,7 @@ def by_length(runs: Sequence[Stored]) -> None:
     print("|---" * (len(groups) + 1) + "|")
     orders: dict[str, Callable[[Stored], Array]] = {"AUM": lambda one: -one.statistics.margin}
     for growth, fall in CLOCKS:
-        own = " (default)" if (growth, fall) == (GROWTH, FALL) else ""
+        own = " (default)" if (growth, fall) == (GROWTH, 1) else ""
         later = "stops" if fall is None else f"power {fall:g}"
         orders[f"{growth} epochs, {later}{own}"] = partial(_order, growth=growth, fall=fall)
     for name, order in orders.items():

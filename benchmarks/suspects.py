@@ -21,7 +21,6 @@ from noisy_runs import BAG, HUMAN, JUDGED, SMALL, TEXTS, TUNED, Run, grid, load,
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dynalens.dynamics import SampleStatistics, TrainingDynamics
-from dynalens.dynamics.weighting import EpochWeights
 from dynalens.suspicion import assess, flagged
 from dynalens.suspicion.published_scores import named_scores
 
@@ -72,16 +71,14 @@ def margins(logits: Array, given: Array) -> Array:
 def margin_scores(margin: Array) -> dict[str, Array]:
     """Return scores of the margins (N, E) alone, higher is more suspicious.
 
-    W weighs epochs as the order does (``epoch_weight``); EMA is an exponential moving average with a step of 0.3.
+    EMA is an exponential moving average with a step of 0.3.
     """
     epochs = margin.shape[1]
-    weights = EpochWeights()
-    weight = np.array([weights.next(epoch, error) for epoch, error in enumerate((margin <= 0).mean(0))])
     moving = margin[:, 0]
     for epoch in range(1, epochs):
         moving = 0.7 * moving + 0.3 * margin[:, epoch]
     last = margin[:, -max(1, epochs // 3) :].mean(1)
-    return {"W": -(margin @ weight) / max(weight.sum(), 1e-12), "EMA": -moving, "last third": -last}
+    return {"EMA": -moving, "last third": -last}
 
 
 def peers(logits: Array, given: Array) -> dict[str, Array]:
@@ -129,7 +126,7 @@ def measured(logits: Array, given: Array, true: Array, with_peers: bool) -> Meas
     found = assess(statistics, history)
     wide = logits.astype(np.float32)
     rule, flags = interpretdl(wide, given)
-    scores = {"default": found.score, **margin_scores(margins(wide, given))}
+    scores = {"default": found.score, "W": -statistics.weighted_margin, **margin_scores(margins(wide, given))}
     named = named_scores(statistics, found.probability_margin)
     scores |= {name.removeprefix("score_"): values for name, values in named.items()}
     scores["interpretdl"] = rule

@@ -21,7 +21,7 @@ from noisy_runs import JUDGED, TUNED, Run
 from scipy.special import softmax
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
-from suspects import margin_scores, margins, recorded, row_name, stored
+from suspects import recorded, row_name, stored
 
 from dynalens.suspicion import assess
 
@@ -96,8 +96,7 @@ def readings(folder: Path, split: str, seeds: int, most: int | None = None) -> I
 def rankings(logits: Array, given: Array) -> dict[str, Array]:
     """Return the rankings that detectors are compared with."""
     statistics, history = recorded(logits, given)
-    w = margin_scores(margins(logits.astype(np.float32), given))["W"]
-    default = assess(statistics, history).score
+    default, w = assess(statistics, history).score, -statistics.weighted_margin
     return {
         "default": default,
         "W": w,

@@ -172,12 +172,10 @@ def test_interpretdls_rule_by_hand() -> None:
 
 
 def test_scores_of_margins_by_hand() -> None:
-    # Errors 1/2 and 1/4 in two epochs: weights 1 * 1/4 and 8 * 1/16, so a third and two thirds.
     logits = one_hot_logits([[0, 0], [1, 0], [1, 1], [0, 0]])
     margin = suspects.margins(logits, np.zeros(4, int))
     np.testing.assert_allclose(margin, [[2, 2], [-2, 2], [-2, -2], [2, 2]])
     scores = suspects.margin_scores(margin)
-    np.testing.assert_allclose(scores["W"], [-2, -2 / 3, 2, -2])
     np.testing.assert_allclose(scores["EMA"], [-2, 0.7 * 2 - 0.3 * 2, 2, -2])
     np.testing.assert_allclose(scores["last third"], [-2, -2, 2, -2])
 
@@ -240,14 +238,21 @@ def random_run(seed: int) -> sensitivity.Stored:
     return sensitivity.Stored(run, statistics, sensitivity.presented(logits, given), given == 0)
 
 
-def test_a_weight_whose_growth_has_stopped_is_that_of_the_error_alone() -> None:
+def test_how_far_labels_are_contradicted_is_that_of_the_epoch_with_the_smallest_error_so_far() -> None:
+    # Errors 1/2, 0, 1 and 1/2; c is (1 / 8)^2 / (1 / 4), and in the last epoch (1 / 2)^2 / (1 / 2).
+    gaps = np.array([[0.5, -1, 1, 1], [-0.5, -1, 1, -1e-9]])
+    np.testing.assert_allclose(sensitivity.contradictions(gaps), [1 / 16, 0, 1 / 16, 1 / 2])
+
+
+def test_a_weight_whose_growth_has_stopped_is_that_of_the_contradiction_alone() -> None:
     one = random_run(7)
     margin = one.presentations["margin"]
-    error = np.minimum.accumulate((margin <= 0).mean(0))
+    c = sensitivity.contradictions(one.presentations["rival"] - one.presentations["confidence"])
     stopped = sensitivity.reweighted(one, (2, 2), growth=1, fall=None).weighted_margin
-    np.testing.assert_allclose(stopped, (margin * error**2).sum(1) / (error**2).sum(), rtol=1e-4)
+    expected = (margin * c**2)[:, 1:].sum(1) / (c[1:] ** 2).sum()  # the first epoch has no weight
+    np.testing.assert_allclose(stopped, expected, rtol=1e-4)
     later = sensitivity.reweighted(one, (1, 0), growth=3, fall=None).weighted_margin
-    np.testing.assert_allclose(later, (margin * [1, 2, *[3] * 10]).sum(1) / 33, rtol=1e-4)
+    np.testing.assert_allclose(later, (margin * [0, 2, *[3] * 10]).sum(1) / 32, rtol=1e-4)
 
 
 def test_a_record_is_reweighted_as_its_epochs_were_weighted() -> None:

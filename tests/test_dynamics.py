@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dynalens.dynamics import IGNORED, NOT_A_CLASS, SampleStatistics, TrainingDynamics, presentation_rows
 from dynalens.dynamics.passes import PARTS, _by_class, _by_sample
 from dynalens.dynamics.step_rows import PendingRows, _presentation_rows, in_turn, predicted_classes
+from dynalens.dynamics.weighting import EpochWeights
 
 K = 3
 # Few values, so that ties (wrong by definition) and large probabilities both occur often.
@@ -71,13 +72,27 @@ def brute_force(epochs: list[list[tuple[int, list[float]]]]) -> list[dict[str, A
 
 def weights_of(epochs: list[list[tuple[int, list[float]]]]) -> list[float]:
     """The weight of each epoch, for epochs in which each sample occurs once."""
-    weights, errors, own_errors = list[float](), list[float](), list[float]()
+    weights, errors, tenth = list[float](), dict[int, float](), math.nan
+    contradictions = list[float]()
     for number, epoch in enumerate(epochs):
-        own_errors.append(sum(z[LABELS[i]] <= z[largest_other(z, LABELS[i])] for i, z in epoch) / len(epoch))
-        errors.append(min(error for error in own_errors if error) if own_errors[number] else 0)
-        falls = number >= 10 and 0 < errors[number] < errors[9]
-        weights.append(((number + 1) * (errors[number] / errors[9] if falls else 1) ** 3) ** 3 * errors[number] ** 2)
+        gaps = [gap_of(z, LABELS[i]) for i, z in epoch]
+        contradicted, all_squares = sum(max(0, gap) ** 2 for gap in gaps), sum(gap**2 for gap in gaps)
+        contradictions.append((contradicted / len(gaps)) ** 2 / (all_squares / len(gaps)) if all_squares else 0)
+        error = sum(gap >= 0 for gap in gaps) / len(gaps)
+        if not error:
+            weights.append(0)
+            continue
+        errors[number] = error
+        c = contradictions[max(k for k, each in errors.items() if each == min(errors.values()))]
+        tenth = c if number >= 9 and math.isnan(tenth) else tenth
+        falls = number >= 10 and tenth > 0 and c < tenth
+        weights.append(((number + 1) * (c / tenth if falls else 1)) ** 3 * c**2 if number else 0)
     return weights
+
+
+def gap_of(z: list[float], y: int) -> float:
+    """By how much the largest other probability is above that of class y."""
+    return (math.exp(z[largest_other(z, y)]) - math.exp(z[y])) / sum(map(math.exp, z))
 
 
 def weighted_margins(epochs: list[list[tuple[int, list[float]]]]) -> list[float]:
@@ -182,48 +197,73 @@ def test_weighted_means_of_more_than_ten_epochs_equal_their_definition_also_acro
 @pytest.mark.parametrize("resumed", [False, True])
 def test_an_epoch_in_which_training_breaks_down_counts_no_more_for_its_errors(resumed: bool) -> None:
     dynamics = TrainingDynamics(4)
-    for epoch, margins in enumerate([[1.0, 1, -1, -1], [2.0, 2, 2, -1], [-9.0, -9, -9, -9]]):
+    for epoch, margins in enumerate([[1.0, 1, -1, -1], [2.0, 2, 2, -2], [-9.0, -9, -9, -9]], start=1):
         if resumed:
             state, dynamics = dynamics.state_dict(), TrainingDynamics(4)
             dynamics.load_state_dict(state)
         logits = torch.stack([torch.tensor(margins), torch.zeros(4)], dim=1)
         dynamics.update([0, 1, 2, 3], logits, torch.zeros(4, dtype=torch.int64))
         dynamics.end_epoch(epoch)
-    weights = np.array([1 / 4, 8 / 16, 27 / 16])  # the errors are 1/2, 1/4 and 1, of which the last counts as 1/4
-    expected = np.array([[1, 1, -1, -1], [2, 2, 2, -1], [-9] * 4]).T @ weights / weights.sum()
+    # Each |g| is the same in an epoch, so that c is e^2 g^2: of the errors 1/2, 1/4 and 1, the last counts as 1/4.
+    gap, next_gap = math.tanh(0.5), math.tanh(1.0)  # 1 / (1 + 1 / e^x) - 1 / (1 + e^x) is tanh(x / 2)
+    c = np.array([(gap / 2) ** 2, (next_gap / 4) ** 2, (next_gap / 4) ** 2])
+    weights = np.array([8, 27, 64]) * c**2
+    expected = np.array([[1, 1, -1, -1], [2, 2, 2, -2], [-9] * 4]).T @ weights / weights.sum()
     np.testing.assert_allclose(dynamics.compute().weighted_margin, expected, rtol=1e-6)
 
 
 def test_epochs_after_one_without_an_error_still_count() -> None:
     dynamics = TrainingDynamics(1)
-    for epoch, margin in enumerate([-1.0, 1.0, -4.0]):  # errors of 1, 0 and 1, hence weights of 1, 0 and 27
+    for epoch, margin in enumerate([-1.0, 1.0, -4.0], start=1):  # errors of 1, 0 and 1
         dynamics.update([0], torch.tensor([[margin, 0.0]]), torch.tensor([0]))
         dynamics.end_epoch(epoch)
-    np.testing.assert_allclose(dynamics.compute().weighted_margin, [(-1 - 27 * 4) / 28], rtol=1e-6)
+    weights = 8 * math.tanh(0.5) ** 4, 64 * math.tanh(2) ** 4  # c is the square of the gap, tanh(margin / 2)
+    expected = (-weights[0] - 4 * weights[1]) / sum(weights)
+    np.testing.assert_allclose(dynamics.compute().weighted_margin, [expected], rtol=1e-6)
 
 
-def test_a_checkpoint_without_the_tenth_error_counts_from_the_next_epoch_on() -> None:
-    epochs = of_fourteen_epochs()
-    state = recorded(epochs[:12]).state_dict()
-    del state["tenth_error"], state["least_error"]  # as versions before wrote it
-    dynamics = TrainingDynamics(len(LABELS))
-    dynamics.load_state_dict(state)
-    feed(dynamics, 12, epochs[12], 4)
-    assert dynamics.state_dict()["tenth_error"] == pytest.approx(
-        np.mean([z[LABELS[i]] <= max(z[k] for k in range(K) if k != LABELS[i]) for i, z in epochs[12]])
-    )
+@pytest.mark.parametrize("earlier", [{}, {"least_error": 0.01, "tenth_error": 0.02}])
+def test_epochs_of_a_version_before_count_as_far_as_the_first_one_after_them(earlier: dict[str, float]) -> None:
+    dynamics = TrainingDynamics(2)
+    for epoch, margins in enumerate([[-1.0, 1.0], [-1.0, 1.0], [-3.0, 3.0]]):
+        if epoch == 2:
+            state = dynamics.state_dict()
+            for name in ("least_error", "tenth_error", "contradiction", "tenth_contradiction"):
+                del state[name]
+            dynamics = TrainingDynamics(2)
+            dynamics.load_state_dict(state | {"weight": 0.25} | earlier)  # as versions before wrote it: g^3 e^2
+        dynamics.update([0, 1], torch.tensor([[margin, 0.0] for margin in margins]), torch.tensor([0, 0]))
+        dynamics.end_epoch(epoch)
+    mean = (8 * 1 + 27 * 3) / (8 + 27)
+    np.testing.assert_allclose(dynamics.compute().weighted_margin, [-mean, mean], rtol=1e-6)
+
+
+def test_presentations_that_are_not_finite_do_not_count_in_the_weight_of_an_epoch() -> None:
+    weights = EpochWeights()
+    assert weights.next(1, np.array([np.nan, 1.0, -1.0])) == 8 / 16  # c is (1/2)^2 / 1
+    assert weights.next(2, np.array([np.nan])) == 0
+
+
+def test_the_first_epoch_counts_only_for_samples_that_no_other_one_shows() -> None:
+    dynamics = TrainingDynamics(2)
+    dynamics.update([0, 1], torch.tensor([[0.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0]))
+    dynamics.end_epoch(0)
+    np.testing.assert_allclose(dynamics.compute().weighted_margin, [-1, -2])
+    dynamics.update([0], torch.tensor([[0.0, 4.0]]), torch.tensor([0]))
+    dynamics.end_epoch(1)
+    np.testing.assert_allclose(dynamics.compute().weighted_margin, [-4, -2])
 
 
 def test_weighted_means_of_a_sample_that_is_seen_now_and_then_are_within_what_it_showed() -> None:
     dynamics = TrainingDynamics(2)
-    # Half of the first batch is wrong, weight 1 * 1/4, and all of the second: the smaller error counts, 8 * 1/4.
+    # Half of the first batch is wrong, and all of the second: that of the smaller error counts, 8 c^2 and 27 c^2.
     dynamics.update([0, 1], torch.tensor([[0.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 1]))
-    dynamics.end_epoch(0)
-    dynamics.update([0], torch.tensor([[0.0, 4.0]]), torch.tensor([0]))
     dynamics.end_epoch(1)
+    dynamics.update([0], torch.tensor([[0.0, 4.0]]), torch.tensor([0]))
+    dynamics.end_epoch(2)
     found = dynamics.compute()
-    # Weights 1/4 and 2: the mean of -1 and -4 is -1 + (-3) * 2 / 2.25; sample 1 keeps its only margin.
-    np.testing.assert_allclose(found.weighted_margin, [-1 - 3 * 2 / 2.25, 2.0], rtol=1e-6)
+    # The mean of -1 and -4 is -1 + (-3) * 27 / 35; sample 1 keeps its only margin.
+    np.testing.assert_allclose(found.weighted_margin, [-1 - 3 * 27 / 35, 2.0], rtol=1e-6)
     np.testing.assert_allclose(found.weighted_confidence[1], 1 / (1 + math.exp(-2)), rtol=1e-6)
     np.testing.assert_allclose(found.weighted_rival[1], 1 / (1 + math.exp(2)), rtol=1e-6)
     np.testing.assert_allclose(found.candidate_share, [1.0, np.nan])
@@ -452,10 +492,10 @@ def test_the_epoch_reports_what_changed_in_it() -> None:
 @pytest.mark.parametrize(
     ("predicted", "candidate", "share"),
     [
-        # Where all presentations are wrong, the epochs weigh 1, 8 and 27.
-        ([1, 2], 2, (8 - 1) / 9),
-        ([1, 2, 2], 2, (8 + 27 - 1) / 36),
-        ([2, 1, 2], 2, (1 + 27 - 8) / 36),
+        # Where all presentations are wrong, and as sure, the epochs from the second on weigh 8, 27 and 64.
+        ([1, 2], 2, (27 - 8) / 35),
+        ([1, 2, 2], 2, (27 + 64 - 8) / 99),
+        ([2, 1, 2], 2, (8 + 64 - 27) / 99),
         ([2, 0], 2, 1 / 2),  # an epoch without errors weighs nothing
         ([0, 0], -1, math.nan),
     ],
@@ -464,7 +504,7 @@ def test_the_candidate_is_the_weighted_majority_of_the_largest_other_classes(
     predicted: list[int], candidate: int, share: float
 ) -> None:
     dynamics = TrainingDynamics(1)
-    for epoch, k in enumerate(predicted):
+    for epoch, k in enumerate(predicted, start=1):
         dynamics.update([0], torch.eye(3)[[k]], torch.tensor([0]))
         dynamics.end_epoch(epoch)
     statistics = dynamics.compute()

@@ -72,7 +72,7 @@ def class_pairs(y: Array, r: Array, p: Array, q: Array, leader: Array, classes: 
                 x_i = x_i * (t @ (z / np.maximum(x_i @ t, 1e-9)))  # of two classes, there is no rest
                 x_i = x_i / x_i.sum()
             x[i], posterior = x_i, x_i * t[:, 0]
-            b[number, i] = np.clip(np.log(posterior[1:].sum()) - np.log(posterior[0]), -7, 7)
+            b[number, i] = np.clip(np.log(posterior[1:].sum()) - np.log(posterior[0]), -np.log(1000), np.log(1000))
             wrong = 1 / (1 + np.exp(-b[number, i]))
             counts[pair[1], y[i]] += wrong
             counts[y[i], y[i]] += 1 - wrong
@@ -114,10 +114,13 @@ def recorded_by_definition(logits: Array, y: Array) -> dict[str, Array]:
     others[:, row, y] = -np.inf
     margins, rivals = own - others.max(2), others.argmax(2)
     errors = (margins <= 0).mean(1)
-    e = np.array([min(errors[: t + 1]) for t in range(len(errors))])
-    g = np.array([(t + 1) * ((e[t] / e[9]) ** 3 if t >= 10 else 1) for t in range(len(e))])
-    w = g**3 * e**2 / (g**3 * e**2).sum()
-    q = p[np.arange(len(e))[:, np.newaxis], row, rivals]
+    q = p[np.arange(len(p))[:, np.newaxis], row, rivals]
+    gaps = q - p[:, row, y]
+    contradictions = [np.mean(np.maximum(0, gap) ** 2) ** 2 / np.mean(gap**2) if gap.any() else 0 for gap in gaps]
+    c = [contradictions[max(np.flatnonzero(errors[: t + 1] == min(errors[: t + 1])))] for t in range(len(errors))]
+    g = [0] + [(t + 1) * (min(1, c[t] / c[9]) if t >= 10 else 1) for t in range(1, len(c))]
+    w = np.array(g) ** 3 * np.array(c) ** 2
+    w /= w.sum()
     return {"m": w @ margins, "p": w @ p[:, row, y], "q": w @ q, "wrong_once": (margins <= 0).any(0)}
 
 

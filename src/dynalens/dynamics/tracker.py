@@ -1,6 +1,5 @@
 """Compute the record without Lightning: ``update`` for each batch, ``end_epoch`` after each epoch."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -84,8 +83,7 @@ class TrainingDynamics:
         self._room = probability_room(mean_probabilities)
         self._tolerance = checked_tolerance(tolerance)
         self._state = empty_state(num_samples)
-        self._weight, self._epoch_weights = 0.0, EpochWeights()
-        self._classes, self._block = 0, HostBlock()
+        self._epoch_weights, self._classes, self._block = EpochWeights(), 0, HostBlock()
         self._pending_rows = self._nothing_pending()
 
     def update(self, indices: Sequence[int] | Tensor, logits: Tensor, targets: Tensor) -> None:
@@ -238,9 +236,7 @@ class TrainingDynamics:
         return {
             "version": VERSION,
             "num_samples": self.num_samples,
-            "weight": self._weight,
-            "tenth_error": self._epoch_weights.tenth_error,
-            "least_error": self._epoch_weights.least_error,
+            **self._epoch_weights.state(),
             "mean_probabilities": bool(self._room),
             "state": {name: torch.from_numpy(values.copy()) for name, values in self._state.items()},
             "pending": {name: torch.from_numpy(values.copy()) for name, values in presentations},
@@ -279,8 +275,7 @@ class TrainingDynamics:
             rows = rows[:ROWS] if kind is None else np.pad(rows, ((0, ROWS + kind.numbers - len(rows)), (0, 0)))
             names = empty_state(0) | empty_units(0, kind)
             state = {name: state[name] for name in names if name in state or name not in LATER}
-        self._state, self._weight = with_entropy(state), float(state_dict["weight"])
-        self._epoch_weights = EpochWeights(state_dict.get("tenth_error"), state_dict.get("least_error", math.inf))
+        self._state, self._epoch_weights = with_entropy(state), EpochWeights(state_dict)
         self._pending_rows = self._nothing_pending()
         self._pending_rows.continue_from(index, rows, step, state_dict["heads"])
         self._presentations = len(self._pending_rows)
@@ -300,7 +295,8 @@ class TrainingDynamics:
             return 0.0
         kind = kind_of(self._state)
         if kind is None:
-            weight = self._epoch_weights.next(epoch, float((rows[MARGIN] <= 0).mean()))
+            gaps = np.exp(rows[LOG_P] - rows[MARGIN]) - np.exp(rows[LOG_P])
+            weight = self._epoch_weights.next(epoch, gaps)
         elif kind.name == TARGETS:
             error, constant_error = largest_errors(self._state, rows[ROWS:])
             least_error = self._epoch_weights.least_so_far(error)
@@ -309,8 +305,7 @@ class TrainingDynamics:
             weight = self._epoch_weights.next_of_masks(epoch, rows[ROWS + DOUBT])
         else:
             weight = unit_weight(epoch, growth=GROWTH if kind.name == LABELS else TOKEN_GROWTH)
-        self._weight += weight
-        return weight / self._weight if self._weight else 0.0
+        return self._epoch_weights.part(weight)
 
     def _settle_other(self, rows: Array, pending_rows: PendingRows) -> None:
         """Leave a probability of another class only where it is no mask's, and of a class that is a label elsewhere."""

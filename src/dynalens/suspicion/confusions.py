@@ -15,9 +15,6 @@ ROUNDS = 5
 LEAST = 1e-3
 """Probability that any class is given for any other, spread over the classes: no flip is impossible."""
 
-FARTHEST = 7.0
-"""Largest log odds, a thousand to one: ``LEAST`` allows no more."""
-
 BIAS = 3.0
 """How many times too often, or too rarely, a network may name a class before it counts as a rule of the flips."""
 
@@ -91,7 +88,7 @@ def wrong_log_odds(predictions: Predictions) -> Array:
         p_true = deconvolution(p_given, rates, p_true, steps=given_labels.STEPS)
         posterior = p_true * rates[:, 0]
         odds = np.log(posterior[1:].sum(axis=0) + 1e-12) - np.log(posterior[0] + 1e-12)
-        odds = np.clip(odds, -FARTHEST, FARTHEST)
+        odds = np.clip(odds, np.log(LEAST), -np.log(LEAST))  # about as far as LEAST allows
         joint = _expected_counts(pairs, 1 / (1 + np.exp(-odds)))
         odds_sum += odds
     mean_odds: Array = odds_sum / ROUNDS

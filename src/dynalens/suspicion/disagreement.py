@@ -12,6 +12,8 @@ from dynalens.suspicion.confusions import one_way
 SUREST_SHARE = 0.05
 """Fraction of the samples that the network is surest of; hard samples are not among them."""
 
+_LEAST_WEIGHT = 1e-30  # what was seen only in epochs without a weight has a mean, too, as in the record
+
 
 @dataclass(frozen=True)
 class Disagreement:
@@ -50,7 +52,7 @@ class WeightedMeans:
         """Add the presentations of an epoch."""
         if not len(index):
             return
-        weight = self._epoch_weights.next(epoch, float((p_label <= p_rival).mean()))
+        weight = self._epoch_weights.next(epoch, p_rival - p_label) or _LEAST_WEIGHT
         for weighted_sum, values in zip(self._sums, (None, p_label, p_rival), strict=True):
             weighted_sum += weight * np.bincount(index, values, len(weighted_sum))
 

@@ -4,8 +4,9 @@ The whole order, for sample i with label y:
 
     score_i = (1 - s) L(-m_i) + s L(B_i) + constant
 
-    m_i   margin: mean of z_y - max_{k != y} z_k over the epochs, weighted by g_t^3 e_t^2, e_t the smallest training
-          error up to epoch t, g_t = t + 1 in the first ten epochs, and later g_t = (t + 1) (e_t / e_9)^3
+    m_i   margin: mean of z_y - max_{k != y} z_k over the epochs, weighted by g_t^3 c_t^2, c_t how far the network
+          contradicts labels, g_0 = 0, g_t = t + 1 up to the tenth epoch, and later (t + 1) min(1, c_t / c_9)
+          (`epoch_weight`)
     B_i   class pairs: log odds that the label is wrong by Bayes, from the weighted mean probabilities and the noise
           matrix, in the mean over the first rounds of estimating the matrix (`confusions.wrong_log_odds`)
     s     how much class pairs count: A / (1/4)^2, at least 0.2 and at most 1, with A how far confusions go one way
@@ -19,9 +20,8 @@ All of it is in the record's 64 bytes for each sample, so that what is shown whi
 Constants, all of them:
 
     name               value  why
-    epoch_weight       3, 2   powers of g_t and of e_t; the same within .7 points from 1 to 4 and 1 to 3
-    weighting.GROWTH   10     epochs over which g_t grows in any case; the same within .3 points from 8 to 12
-    weighting.FALL     3      power of e_t in g_t; the same within .3 points from 2 to 4
+    epoch_weight       3, 2   powers of g_t and of c_t; the same within .2 points from 2 to 4 and 1 to 4
+    weighting.GROWTH   10     epochs over which g_t grows in any case; the same within .2 points from 8 to 15
     PAIRS              0.2    least share of class pairs; human labels the same within .2 points from .1 to .4
     ONE_WAY            0.25   part of one-way confusions from which flips are a rule; on data that chose nothing,
                               A is above 1/16 in 2 of 284 trainings without a rule and in 100 of 132 with one
@@ -29,8 +29,7 @@ Constants, all of them:
     confusions.CHANCE  2      standard deviations: 95 %
     confusions.ROUNDS  5      of the noise matrix; the same within .3 points from 3 to 7
     given_labels.STEPS 3      of the deconvolution in each round; the same within .5 points from 2 to 10
-    confusions.LEAST   0.001  least probability of a flip; the same from .0001 to .01
-    confusions.FARTHEST  7    log 1000, follows from LEAST
+    confusions.LEAST   0.001  least probability of a flip, which bounds B as well; the same from .0001 to .01
 
 `docs/results/constants.md` has the curves (`benchmarks/sensitivity.py`).
 """
