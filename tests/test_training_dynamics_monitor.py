@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from dynalens import CaptureError, SampleIdentityError, TrainingDynamics, TrainingDynamicsMonitor, load_record
@@ -170,6 +171,16 @@ def test_a_second_fit_continues_and_reset_starts_anew(tmp_path: Path) -> None:
     third = fit(tmp_path / "b", monitor)
     assert_same(monitor.statistics(), by_the_model(third).compute())
     assert len(list((tmp_path / "b" / "dynalens" / "history").iterdir())) == 3
+
+
+def test_a_second_fit_sees_a_loss_that_was_imported_by_name(tmp_path: Path) -> None:
+    class ByName(Classifier):
+        def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+            return cross_entropy(logits, y)
+
+    monitor = TrainingDynamicsMonitor()
+    models = fit(tmp_path / "a", monitor), fit(tmp_path / "b", monitor, model=ByName())
+    assert_same(monitor.statistics(), by_the_model(*models).compute())
 
 
 @pytest.mark.usefixtures("drawn")

@@ -58,14 +58,13 @@ class StepCapture:
         self._automatic: bool | None = None
         self._is_clear = False
         self._unknown_steps = 0
-        self._needs_mode = True
         self._step = ExitStack()
         self._mode: DirectImports | None = None
         self._begin()
 
     def _begin(self) -> None:
         """Forget what was learned in a fit."""
-        self._is_resolved = self.observes = False
+        self._is_resolved, self.observes, self._needs_mode = False, False, True
         self._layer = None if self._layer_name is None else NamedLayer(self._layer_name)
         self._rows = CapturedRows()
         self._multi_labels = SeveralLabels(is_fixed=self.capture == "labels")
@@ -192,12 +191,12 @@ class StepCapture:
         finally:
             self._dense.begin_batch(None, None)
             self._armed = False
-            calls = self._losses.calls + self._of_numbers.calls
+            is_direct = self._needs_mode and any(call.direct for call in self._losses.calls + self._of_numbers.calls)
             self._clear(self._automatic)
             self._is_clear = self._is_resolved  # of the first step more is asked
         if presentation is not None:
             self._is_resolved = True
-            self._needs_mode = self.observes or any(call.direct for call in calls)  # else something else sees the loss
+            self._needs_mode = self.observes or is_direct  # else something else sees the loss
         return presentation
 
     def _with_nodes(self, presentation: Presentation, outputs: Any) -> Presentation:

@@ -309,7 +309,7 @@ def _agree(a: RowSource, b: RowSource) -> bool:
 
 
 def _hold(tensors: Mapping[int, Tensor], targets: Tensor) -> bool:
-    return any(tensor is targets or _is_handle(tensor, targets) for tensor in tensors.values())
+    return bool(tensors) and any(tensor is targets or _is_handle(tensor, targets) for tensor in tensors.values())
 
 
 def _is_handle(a: Tensor, b: Tensor) -> bool:
