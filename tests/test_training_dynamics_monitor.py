@@ -1,6 +1,7 @@
 """The record that a fit leaves equals what the model itself saw, and every misuse has its one error."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from dynalens import CaptureError, SampleIdentityError, TrainingDynamics, TrainingDynamicsMonitor, load_record
 from test_dynamics import assert_same
+from test_losses import Manual
 from training import Classifier, K, N, dataset, fit, images, labels, loader, trainer
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -173,13 +175,17 @@ def test_a_second_fit_continues_and_reset_starts_anew(tmp_path: Path) -> None:
     assert len(list((tmp_path / "b" / "dynalens" / "history").iterdir())) == 3
 
 
-def test_a_second_fit_sees_a_loss_that_was_imported_by_name(tmp_path: Path) -> None:
-    class ByName(Classifier):
-        def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-            return cross_entropy(logits, y)
+class ByName(Classifier):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(logits, y)
 
+
+@pytest.mark.parametrize("kinds", [(Classifier, ByName), (Manual, Manual)])
+def test_a_second_fit_sees_losses_as_the_first_one_did(
+    tmp_path: Path, kinds: tuple[Callable[[], Classifier], ...]
+) -> None:
     monitor = TrainingDynamicsMonitor()
-    models = fit(tmp_path / "a", monitor), fit(tmp_path / "b", monitor, model=ByName())
+    models = [fit(tmp_path / str(number), monitor, model=kind()) for number, kind in enumerate(kinds)]
     assert_same(monitor.statistics(), by_the_model(*models).compute())
 
 

@@ -56,15 +56,14 @@ class StepCapture:
         self._losses, self._of_numbers = StepLosses(), StepLosses()
         self._armed = self._is_trained = False
         self._automatic: bool | None = None
-        self._is_clear = False
-        self._unknown_steps = 0
         self._step = ExitStack()
         self._mode: DirectImports | None = None
         self._begin()
 
     def _begin(self) -> None:
         """Forget what was learned in a fit."""
-        self._is_resolved, self.observes, self._needs_mode = False, False, True
+        self._is_resolved = self.observes = self._is_clear = False
+        self._needs_mode, self._unknown_steps = True, 0
         self._layer = None if self._layer_name is None else NamedLayer(self._layer_name)
         self._rows = CapturedRows()
         self._multi_labels = SeveralLabels(is_fixed=self.capture == "labels")
