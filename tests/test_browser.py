@@ -492,6 +492,7 @@ def test_twenty_samples_are_answered_by_keyboard_and_their_file_is_an_audit(
     doubt = f"There are only 20 answers: rate and flags can be far off. Answer all {N} samples."
     assert browser.find_element("id", "doubt").text == doubt
     shown = browser.find_element("id", "rate").text
+    time.sleep(1)  # on a busy machine Chromium hands the last answer to its storage later than it reloads
     browser.refresh()
     waited(lambda: ", 20 answered" in browser.find_element("id", "count").text)
     browser.find_element("id", "download").click()
