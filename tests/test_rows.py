@@ -495,7 +495,11 @@ RAISES: dict[str, tuple[Callable[[], Classifier], Callable[[], Any], type[Except
     ),
     "contrastive": (Contrastive, of_eight, CaptureError, NUMBERS),
     "contrastive, without labels": (
-        lambda: Contrastive(labelled=False), lambda: loader(images(), batch_size=8), CaptureError, NUMBERS,  # type: ignore[arg-type]
+        lambda: Contrastive(labelled=False), lambda: loader(images(), batch_size=8), CaptureError, NUMBERS,  # type: ignore[arg-type]  # a tensor is a dataset
+    ),
+    "contrastive, many rows": (
+        lambda: Contrastive(labelled=False), lambda: loader(images(200), batch_size=200),  # type: ignore[arg-type]  # as above
+        CaptureError, NUMBERS,
     ),
 }  # fmt: skip
 

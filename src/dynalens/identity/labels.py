@@ -1,5 +1,6 @@
 """Compare the targets of the first steps with the labels of their batches, and an epoch's targets with the dataset."""
 
+import math
 import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -220,7 +221,7 @@ class LabelCheck:
         """
         target, targets = self._steps[-1][1], [numbers for _, numbers in self._steps]
         are_numbers = classes >= len(target) > 2 and all(numbers == list(range(len(numbers))) for numbers in targets)
-        if are_numbers and classes ** sum(map(len, targets)) * CHANCE_OF_ANY_COLUMN > 1:
+        if are_numbers and sum(map(len, targets)) * math.log(classes) > -math.log(CHANCE_OF_ANY_COLUMN):
             raise CaptureError(NO_CLASSES.format("the numbers of the rows"))
         if not any(target) and classes > 2:
             labels = [set(self._labels_and_targets(path)[0]) for path in constant]

@@ -76,7 +76,7 @@ def wrong_log_odds(predictions: Predictions) -> Array:
     first rounds.
 
     Returns:
-        Shape ``(N,)``, in [-7, 7].
+        Shape ``(N,)``, in [-log 1000, log 1000], since ``LEAST`` is a thousandth.
     """
     p_given = _given_probabilities(predictions)
     p_true = p_given + LEAST
