@@ -72,10 +72,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def browser(chromium: Any, tmp_path: Path) -> Any:
-    """The one browser in its one window, with downloads of the test's own and no storage of another.
-
-    A new window for each test, with the others closed, lost what its page had stored in one of twenty loads.
-    """
+    """The one browser in its one window, with downloads of the test's own and no storage of another."""
     first, *others = chromium.window_handles
     for window in others:
         chromium.switch_to.window(window)
@@ -492,7 +489,6 @@ def test_twenty_samples_are_answered_by_keyboard_and_their_file_is_an_audit(
     doubt = f"There are only 20 answers: rate and flags can be far off. Answer all {N} samples."
     assert browser.find_element("id", "doubt").text == doubt
     shown = browser.find_element("id", "rate").text
-    time.sleep(1)  # on a busy machine Chromium hands the last answer to its storage later than it reloads
     browser.refresh()
     waited(lambda: ", 20 answered" in browser.find_element("id", "count").text)
     browser.find_element("id", "download").click()
@@ -515,6 +511,22 @@ def test_twenty_samples_are_answered_by_keyboard_and_their_file_is_an_audit(
     assert "20 answers read." in browser.find_element("id", "message").text
     assert browser.find_element("id", "rate").text == shown
     assert browser.get_log("browser") == []
+
+
+def test_pages_keep_what_was_entered_each_time_that_they_are_opened_again(
+    browser: Any, run: Path, tmp_path: Path
+) -> None:
+    # Chromium hid what was stored from one in ten pages or more that asked for it before their first frame, and from
+    # one in a hundred that had only asked for its events.
+    record = load_record(run)
+    audit = write_audit(record, tmp_path / "audit.html", n=6, dataset=train_set()).as_uri()
+    report = write_report(record, tmp_path / "report.html", dataset=train_set()).as_uri()
+    for page, key, count in ((audit, "y", ", 2 answered"), (report, "k", ", 2 decided")):
+        browser.get(page)
+        keys(browser, key, key)
+        for _ in range(100):
+            waited(lambda count=count: count in browser.find_element("id", "count").text, seconds=10)
+            browser.refresh()
 
 
 def test_a_page_reads_answers_that_a_person_wrote_into_a_spreadsheet(browser: Any, run: Path, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 const { cards } = content;
-const answers = new Kept(content.run, () => show());
+const answers = new Kept(content.run);
 let position = 0, choosing = false;
 
 listClasses(by("class"));
@@ -152,7 +152,6 @@ const csv = () => csvOf([content.columns, ...cards
     return [card.id, card.label, given.answer, given.to ?? "", ...card.rest];
   })]);
 by("download").addEventListener("click", () => download(content.file, csv()));
-offerCopy(answers, "answer", content.file, csv);
 // What a file has as the right class: its number, or its name; null if there is no such other class. The numbers of several labels stay a text.
 function rightClass(text, card) {
   if (!content.names.length) return text;
@@ -171,5 +170,9 @@ readRows(by("read"), "answer", (row, card) => {
 });
 forgetOnClick(by("clear"), answers, "answer", () => move(-cards.length));
 
-position = Math.max(0, firstOpen());
 show();
+answers.open(show).then(() => {
+  offerCopy(answers, "answer", content.file, csv);
+  position = Math.max(0, firstOpen());
+  show();
+});

@@ -30,16 +30,25 @@ const plural = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
 // What a person entered, by sample id. The browser's storage keeps it where it may; each change reads what is stored
 // first, so that two tabs of the same page lose nothing of each other.
 class Kept {
-  constructor(key, changed) {
+  constructor(key) {
     this.key = key;
     this.map = new Map();
+    this.isOpen = this.isStored = false;
+  }
+  // Chromium sometimes gives the page of a file an empty storage for as long as it is open, if the page asks for it, or
+  // for its events, before the first frame: then nothing that was stored is seen, and nothing new is stored.
+  async open(changed) {
+    await new Promise(requestAnimationFrame);
+    const entered = this.map;
+    this.isOpen = true;
     this.isStored = this.canStore();
     this.read();
+    for (const [id, value] of entered) this.set(id, value);
     addEventListener("storage", event => {
-      if (event.key === key) { this.read(); changed(); }
+      if (event.key === this.key) { this.read(); changed(); }
     });
   }
-  // Tried with another key: what an earlier page stored may arrive late, and must not be replaced.
+  // Tried with another key: what is stored must not be replaced.
   canStore() {
     const probe = `${this.key}:probe`;
     try {
@@ -49,10 +58,12 @@ class Kept {
     } catch (error) { return false; }
   }
   read() {
+    if (!this.isOpen) return;
     try { this.map = new Map(JSON.parse(localStorage.getItem(this.key) || "[]")); }
     catch (error) { /* some windows do not allow it: then it lives as long as the page */ }
   }
   write() {
+    if (!this.isOpen) return;
     try {
       localStorage.setItem(this.key, JSON.stringify([...this.map]));
       this.isStored = true;

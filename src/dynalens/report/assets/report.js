@@ -1,5 +1,5 @@
 const { cards } = content;
-const decisions = new Kept(content.run, () => { boxes.forEach(show); count(); });
+const decisions = new Kept(content.run);
 const made = [];  // ids with what was decided before, for undo
 
 for (const [term, value] of content.summary)
@@ -315,7 +315,6 @@ function csv() {
   return csvOf(rows);
 }
 by("download").addEventListener("click", () => download("decisions.csv", csv()));
-offerCopy(decisions, "decision", "decisions.csv", csv);
 readRows(by("read"), "decision", (row, card) => {
   const to = card.corrected ? (row.new_label === card.corrected ? card.suggested : NaN) : Number(row.new_label || NaN);
   if (row.decision === "relabel" && to in content.names) decisions.set(card.id, { decision: "relabel", to });
@@ -328,6 +327,11 @@ readRows(by("read"), "decision", (row, card) => {
   count(message);
 });
 
-boxes.forEach(box => { near.observe(box); show(box); });
+boxes.forEach(box => near.observe(box));
 matrix();
 filter();
+decisions.open(() => { boxes.forEach(show); count(); }).then(() => {
+  offerCopy(decisions, "decision", "decisions.csv", csv);
+  boxes.forEach(show);
+  filter();
+});
