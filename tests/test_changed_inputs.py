@@ -190,7 +190,7 @@ def test_a_list_of_images_that_a_step_stacks_is_no_change(tmp_path: Path) -> Non
         monitor = attribution_monitor(
             methods="saliency", metrics=(), samples=(images()[:2], labels()[:2]), on_error="raise"
         )
-        data = lambda: loader(collate_fn=lists)  # noqa: E731
+        data = lambda: loader(collate_fn=lists)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             fit(folder, monitor, model=Stacks(change), data=data, max_epochs=1)

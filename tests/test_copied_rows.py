@@ -45,7 +45,7 @@ def test_a_last_batch_that_is_filled_up_with_copies_is_recorded(
 ) -> None:
     monitor = TrainingDynamicsMonitor(history=False)
     collate = FillsUp(fill, size=size, in_place=in_place)
-    data = lambda: loader(batch_size=size, collate_fn=collate)  # noqa: E731
+    data = lambda: loader(batch_size=size, collate_fn=collate)
     module = fit(tmp_path, monitor, data=data, max_epochs=2)
     assert sum(len(index) for _, index, *_ in module.seen) == 2 * -(-22 // size) * size
     assert_equals_the_definitions(monitor.statistics(), module.seen)
@@ -77,7 +77,7 @@ def test_copies_of_samples_that_the_collate_function_changes_are_recorded(
             return super().training_step(batch[:2], batch_idx)
 
     monitor = TrainingDynamicsMonitor(history=False)
-    data = lambda: loader(batch_size=size, collate_fn=Normalises(fill, size=size))  # noqa: E731
+    data = lambda: loader(batch_size=size, collate_fn=Normalises(fill, size=size))
     module = fit(tmp_path, monitor, model=Module(), data=data, max_epochs=1)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
 

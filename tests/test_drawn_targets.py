@@ -147,7 +147,7 @@ def test_labels_that_are_looked_up_by_name_are_recorded(tmp_path: Path) -> None:
             return super().training_step((batch["x"], y), batch_idx)
 
     monitor = TrainingDynamicsMonitor(history=False)
-    data = lambda: loader(Named(), batch_size=30)  # noqa: E731
+    data = lambda: loader(Named(), batch_size=30)
     module = fit(tmp_path, monitor, model=LooksUp(), data=data, max_epochs=2)
     assert_recorded(monitor, module)
 
@@ -260,7 +260,7 @@ def test_several_targets_of_a_sample_in_one_step_raise_in_the_first_batch(tmp_pa
     with pytest.raises(SampleIdentityError, match="Expected each sample to have one target in a step, got 30 of 30"):
         fit(tmp_path, TrainingDynamicsMonitor(views=2), model=EachTurn(), data=of_many)
     repeated = WeightedRandomSampler([1.0, 1.0] + [0.0] * (COUNT - 2), COUNT)
-    data = lambda: loader(Labelled(lambda i: OWN.randrange(K), shown=False), sampler=repeated, shuffle=None)  # noqa: E731
+    data = lambda: loader(Labelled(lambda i: OWN.randrange(K), shown=False), sampler=repeated, shuffle=None)
     with pytest.raises(
         SampleIdentityError, match=r"Expected each sample to have one target in a step, got [12] of [12]"
     ):
@@ -285,7 +285,7 @@ def fixed(i: int) -> int:
 
 def test_random_labels_that_stay_are_recorded_and_a_second_reading_disturbs_nothing(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor(history=False)
-    data = lambda: loader(Labelled(fixed), batch_size=30)  # noqa: E731
+    data = lambda: loader(Labelled(fixed), batch_size=30)
     module = fit_undisturbed(tmp_path, monitor, Classifier, data=data, max_epochs=2)
     assert_recorded(monitor, module)
 
@@ -303,7 +303,7 @@ def test_only_samples_whose_targets_have_nothing_to_do_with_their_labels_are_rea
 
     for function, number in ((label, 0), (lambda i: 2 - label(i), 0), (fixed, 2 * 30)):
         reads.value = 0
-        data = lambda function=function: loader(Labelled(counted(function)), batch_size=30)  # noqa: E731
+        data = lambda function=function: loader(Labelled(counted(function)), batch_size=30)
         fit(tmp_path, TrainingDynamicsMonitor(history=False), data=data, max_epochs=1)
         assert reads.value == COUNT + number
 
@@ -373,7 +373,7 @@ def test_steps_of_few_samples_are_compared_only_as_long_as_labels_are_noted(
 
     compared: list[int] = []
     monkeypatch.setattr(steps, "check_one_target_each", lambda rows, targets: compared.append(len(rows)))
-    data = lambda: loader(Names(fixed, shown=False), batch_size=3, collate_fn=collate)  # noqa: E731
+    data = lambda: loader(Names(fixed, shown=False), batch_size=3, collate_fn=collate)
     fit(tmp_path, TrainingDynamicsMonitor(history=False), data=data, max_epochs=1)
     assert len(compared) <= NOTED_BATCHES + 1 < COUNT // 3
 

@@ -83,8 +83,8 @@ def test_rows_of_two_classes_that_a_loss_by_hand_masks_are_no_presentations(
             super().remember(x, torch.cat([torch.zeros_like(logits), logits], dim=1), y)
 
     monitor = TrainingDynamicsMonitor(history=False)
-    data = lambda: loader(TensorDataset(images(), (labels() > 0).long()))  # noqa: E731
-    model = lambda: Binary(lambda z, y: rows(z[:, 0], y), mask, outputs=1)  # noqa: E731
+    data = lambda: loader(TensorDataset(images(), (labels() > 0).long()))
+    model = lambda: Binary(lambda z, y: rows(z[:, 0], y), mask, outputs=1)
     module = fit_undisturbed(tmp_path, monitor, model, data=data, max_epochs=2)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
 
@@ -98,7 +98,7 @@ def test_samples_with_several_labels_that_a_loss_by_hand_masks_are_no_presentati
         return -(y * F.logsigmoid(z) + (1 - y) * F.logsigmoid(-z)).sum(dim=1)
 
     monitor = TrainingDynamicsMonitor(history=False, capture="labels")
-    data = lambda: loader(TensorDataset(images(), y))  # noqa: E731
+    data = lambda: loader(TensorDataset(images(), y))
     module = fit(tmp_path, monitor, model=Masks(rows, mask), data=data, max_epochs=1)
     expected = {
         i: float(((2 * given - 1) * z).min())
@@ -122,7 +122,7 @@ class Certain(Classifier):
 
 def test_samples_whose_focal_factor_is_0_are_presentations(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor(history=False)
-    data = lambda: loader(TensorDataset(images(), torch.zeros(N, dtype=torch.long)))  # noqa: E731
+    data = lambda: loader(TensorDataset(images(), torch.zeros(N, dtype=torch.long)))
     fit(tmp_path, monitor, model=Certain(), data=data, max_epochs=1)
     assert monitor.statistics().presentations.tolist() == [1] * N
 
@@ -206,7 +206,7 @@ def test_two_vectors_of_which_the_loss_uses_both_as_labels_are_refused(tmp_path:
             log_p = self(x / N).log_softmax(1)
             return -(log_p.gather(1, y[:, None]) + log_p.gather(1, other[:, None])).mean()
 
-    data = lambda: loader(TensorDataset(images(), labels(), labels().flip(0)))  # noqa: E731
+    data = lambda: loader(TensorDataset(images(), labels(), labels().flip(0)))
     with pytest.raises(CaptureError, match="one label in the batch"):
         fit(tmp_path, TrainingDynamicsMonitor(), model=Both(), data=data, max_epochs=1)
 
@@ -238,7 +238,7 @@ def test_labels_that_a_mask_leaves_out_have_no_part_in_their_sample(
             return (self.rows(logits, y) * keep).sum() / keep.sum()
 
     monitor = TrainingDynamicsMonitor(history=False)
-    data = lambda: loader(TensorDataset(images(), y, keep), batch_size=11)  # noqa: E731
+    data = lambda: loader(TensorDataset(images(), y, keep), batch_size=11)
     fit(tmp_path, monitor, model=Partial(losses, losses, outputs=4), data=data, max_epochs=2)
     assert monitor.statistics().presentations.tolist() == [len(margins.get(i, [])) for i in range(N)]
     for i, values in margins.items():
@@ -252,7 +252,7 @@ def test_zeros_and_ones_that_mask_nothing_are_refused_beside_the_labels(tmp_path
             return (LABEL_BY_LABEL["log-sigmoid"](self(x / N), y) * (1 + other)).mean()
 
     bits = torch.stack([labels() == k for k in range(K)], dim=1).float()
-    data = lambda: loader(TensorDataset(images(), (bits + bits.roll(1, 0)).clamp(max=1), bits.roll(2, 0)))  # noqa: E731
+    data = lambda: loader(TensorDataset(images(), (bits + bits.roll(1, 0)).clamp(max=1), bits.roll(2, 0)))
     monitor = TrainingDynamicsMonitor(history=False)
     fit(tmp_path, monitor, model=Weighted(), data=data, max_epochs=1)  # factors of 1 and 2 are no mask, and no bits
     assert monitor.statistics().presentations.tolist() == [1] * N
@@ -290,7 +290,7 @@ def test_labels_that_are_missing_have_no_part_in_their_sample(tmp_path: Path, lo
             return self.rows(logits, torch.where(known, y, -1))
 
     monitor = TrainingDynamicsMonitor(history=False)
-    data = lambda: loader(TensorDataset(images(), torch.where(is_known, bits, missing)), batch_size=11)  # noqa: E731
+    data = lambda: loader(TensorDataset(images(), torch.where(is_known, bits, missing)), batch_size=11)
     fit(tmp_path, monitor, model=Partial(loss, loss, outputs=4), data=data, max_epochs=1)
     assert monitor.statistics().presentations.tolist() == [len(margins.get(i, [])) for i in range(N)]
     for i, values in margins.items():

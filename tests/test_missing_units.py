@@ -155,7 +155,7 @@ def test_numbers_that_a_mask_leaves_out_have_no_part_in_their_sample(tmp_path: P
 
 def test_numbers_on_another_scale_may_be_missing(tmp_path: Path) -> None:
     given = torch.randn(N, D, generator=torch.Generator().manual_seed(2)) * 2 + 1
-    loss: Loss = lambda p, y, known: F.mse_loss(p[known], ((y - 1) / 2)[known])  # noqa: E731
+    loss: Loss = lambda p, y, known: F.mse_loss(p[known], ((y - 1) / 2)[known])
     statistics, seen = recorded(tmp_path, row_network(D), loss, Samples(given, filling=torch.nan))
     targets = statistics.arrays()["unit_targets"]
     for i, steps in seen.items():
@@ -181,7 +181,7 @@ def test_columns_of_numbers_that_are_first_missing_later_keep_their_samples(tmp_
     data = Samples(given, share=1.0)
     data._rows = list(zip(images(), given.masked_fill(~known, torch.nan), known, strict=True))
     monitor, model = TrainingDynamicsMonitor(history=False), Masked(row_network(D)(), NUMBERS["columns"])
-    batches = lambda: loader(data, batch_size=6, shuffle=False, drop_last=True)  # noqa: E731
+    batches = lambda: loader(data, batch_size=6, shuffle=False, drop_last=True)
     fit(tmp_path, monitor, model=model, data=batches, max_epochs=1)
     shown = monitor.statistics().arrays()["unit_residuals"]
     for i, steps in list(model.seen.items())[:18]:
@@ -243,7 +243,7 @@ def test_units_of_which_one_is_known_in_each_sample_stay_units(tmp_path: Path, k
     known = F.one_hot(torch.arange(N) % 6, 6).bool()
     data = Samples(values)
     data._rows = list(zip(images(), values, known, strict=True))
-    of_known: Loss = lambda z, y, known: loss(z[known] if kind == "classes" else z.squeeze(2)[known], y[known])  # noqa: E731
+    of_known: Loss = lambda z, y, known: loss(z[known] if kind == "classes" else z.squeeze(2)[known], y[known])
 
     class Steps(Masked):
         def forward(self, x: Tensor) -> Tensor:
