@@ -521,11 +521,15 @@ def test_pages_keep_what_was_entered_each_time_that_they_are_opened_again(
     record = load_record(run)
     audit = write_audit(record, tmp_path / "audit.html", n=6, dataset=train_set()).as_uri()
     report = write_report(record, tmp_path / "report.html", dataset=train_set()).as_uri()
+
+    def is_shown(count: str) -> bool:
+        return count in browser.find_element("id", "count").text
+
     for page, key, count in ((audit, "y", ", 2 answered"), (report, "k", ", 2 decided")):
         browser.get(page)
         keys(browser, key, key)
         for _ in range(100):
-            waited(lambda count=count: count in browser.find_element("id", "count").text, seconds=10)
+            waited(functools.partial(is_shown, count), seconds=10)
             browser.refresh()
 
 
