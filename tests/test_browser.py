@@ -42,6 +42,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,1300",
 )  # fmt: skip
+LAPTOP = {"width": 1366, "height": 620, "deviceScaleFactor": 1, "mobile": False}  # a window of a small screen
 EVIL = "<script>document.title = 'owned'</script>"
 NAMES = [EVIL, '"><b>bold</b>', "plain"]
 # TensorBoard's pages are built of shadow trees.
@@ -602,6 +603,99 @@ def test_a_window_without_storage_offers_the_answers_and_decisions_as_text(
         apply_decisions(train_set(), tmp_path / "decisions.csv"),
     )
     assert (answers.right, len(decisions)) == (2, N - 2)
+
+
+def hold(browser: Any, key: str, times: int) -> None:
+    """Hold a letter down: the keyboard repeats it."""
+    event = {"key": key, "code": f"Key{key.upper()}", "windowsVirtualKeyCode": ord(key.upper()), "text": key}
+    for repeat in range(times):
+        browser.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyDown", "autoRepeat": repeat > 0, **event})
+    browser.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyUp", **event, "text": ""})
+
+
+def test_a_key_that_is_held_down_counts_once(browser: Any, run: Path, tmp_path: Path) -> None:
+    record = load_record(run)
+    browser.get(write_audit(record, tmp_path / "audit.html", n=6, dataset=train_set()).as_uri())
+    hold(browser, "y", 4)
+    assert browser.find_element("id", "count").text == "sample 2 of 6, 1 answered"
+    hold(browser, "n", 4)  # opens the field in which the right class is looked for
+    assert browser.find_element("id", "search").get_property("value") == ""
+    browser.get(write_report(record, tmp_path / "report.html", dataset=train_set()).as_uri())
+    hold(browser, "k", 4)
+    decided_are(browser, 1)
+
+
+def test_a_right_class_is_marked_when_it_is_asked_for_again_and_can_be_taken_back(
+    browser: Any, run: Path, tmp_path: Path
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(write_audit(load_record(run), tmp_path / "audit.html", n=6, dataset=train_set()).as_uri())
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", LAPTOP)
+    given = browser.execute_script("return cards[0].label")
+    first = next(k for k in range(len(NAMES)) if k != given)
+
+    def answer_is(expected: dict[str, Any]) -> None:
+        assert browser.execute_script("return answers.get(cards[0].id)") == expected
+
+    keys(browser, "n", Keys.ARROW_DOWN, Keys.ARROW_DOWN)  # from the field into the list, to its first class
+    bottom = "return document.getElementById('class').getBoundingClientRect().bottom <= innerHeight"
+    assert browser.execute_script(bottom)
+    keys(browser, Keys.ENTER)
+    answer_is({"answer": "wrong", "to": first})
+    keys(browser, Keys.ARROW_LEFT, "n", Keys.ENTER)
+    answer_is({"answer": "wrong", "to": first})
+    keys(browser, Keys.ARROW_LEFT, "n", *"no such class", Keys.ENTER)
+    assert browser.find_element("id", "search").is_displayed()
+    keys(browser, Keys.ESCAPE)
+    answer_is({"answer": "wrong"})
+    assert "you said wrong;" in browser.find_element("id", "last").text
+    assert browser.execute_script("return document.getElementById('top').getBoundingClientRect().top >= 0")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_keys_answer_after_a_filter_was_set_or_a_file_was_chosen(browser: Any, run: Path, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    record = load_record(run)
+    browser.get(write_report(record, tmp_path / "report.html", dataset=train_set()).as_uri())
+    field = browser.find_element("id", "probability")
+    field.click()
+    keys(browser, "1", Keys.ENTER, "k")
+    decided_are(browser, 1)
+    set_by_mouse = """const list = document.getElementById("state");
+        list.focus({ focusVisible: false });
+        list.value = "undecided";
+        list.dispatchEvent(new Event("change", { bubbles: true }))"""
+    browser.execute_script(set_by_mouse)
+    keys(browser, "d")  # in the list, it would choose "decided"
+    decided_are(browser, 2)
+    assert browser.find_element("id", "state").get_property("value") == "undecided"
+    browser.get(write_audit(record, tmp_path / "audit.html", n=6, dataset=train_set()).as_uri())
+    browser.execute_script("document.getElementById('read').focus()")
+    keys(browser, "y")
+    assert browser.find_element("id", "count").text == "sample 2 of 6, 1 answered"
+
+
+def test_a_page_loses_no_answer_when_the_storage_of_the_browser_is_full(
+    browser: Any, run: Path, tmp_path: Path
+) -> None:
+    page = write_audit(load_record(run), tmp_path / "audit.html", n=6, dataset=train_set()).as_uri()
+    browser.get(page)
+    keys(browser, "y")
+    waited(lambda: browser.execute_script("return answers.isStored"))
+    fill = """for (let size = 2 ** 22, i = 0; size >= 1; i++)
+        try { localStorage.setItem("other" + i, "x".repeat(size)) } catch (error) { size /= 2 }"""
+    browser.execute_script(fill)
+    keys(browser, "u", "y", "y")
+    assert browser.find_element("id", "count").text == "sample 5 of 6, 4 answered"
+    copy = browser.find_element("css selector", "#unstored textarea")
+    assert copy.is_displayed()
+    assert len(text_of_lines(copy, 5).splitlines()) == 5
+    browser.execute_script("for (let i = 0; i < 40; i++) localStorage.removeItem('other' + i)")
+    keys(browser, "y")
+    assert not copy.is_displayed()
+    assert len(browser.execute_script("return JSON.parse(localStorage.getItem(content.run))")) == 5
 
 
 @pytest.mark.parametrize(("samples", "enough"), [(40, 30), (N, N)])

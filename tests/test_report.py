@@ -22,7 +22,7 @@ from dynalens import Record, TrainingDynamicsMonitor, load_record
 from dynalens.cli import main
 from dynalens.dynamics import SampleStatistics, TrainingDynamics
 from dynalens.record import RecordMeta, audit_command
-from dynalens.report import to_fiftyone, to_json, to_label_studio, write_report
+from dynalens.report import to_fiftyone, to_json, to_label_studio, write_audit, write_report
 from dynalens.report.items import DatasetPictures, as_image, as_text
 from dynalens.suspicion import NoiseRate
 from training import K, N, dataset, fit, loader
@@ -76,6 +76,12 @@ def test_names_are_text_and_nothing_is_fetched(record: Record, tmp_path: Path) -
     assert "default-src 'none'" in text
     # The name of SVG is no address.
     assert set(re.findall(r"https?://[^\"' ]+", text)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_pages_say_that_they_need_scripts(record: Record, tmp_path: Path) -> None:
+    for write in (write_report, write_audit):  # a notebook server runs none in a file that it was not told to trust
+        text = write(record, tmp_path / "page.html").read_text(encoding="utf-8")
+        assert "<noscript>This page needs JavaScript" in text
 
 
 def test_pictures_are_those_kept_while_training_or_of_the_dataset(record: Record, tmp_path: Path) -> None:

@@ -99,8 +99,10 @@ function choose(card) {
   search();
   const options = [...by("class").options];
   for (const option of options) option.disabled = Number(option.value) === card.label;
+  by("class").value = answers.get(card.id).to ?? "";
   show();
   by("search").focus();
+  by("right-class").scrollIntoView({ block: "nearest" });
 }
 function search() {
   const letters = by("search").value;
@@ -110,24 +112,26 @@ function search() {
 }
 function chosen() {
   const [option] = by("class").selectedOptions;
-  if (option && !option.disabled) answers.set(cards[position].id, { answer: "wrong", to: Number(option.value) });
-  leave();
+  if (option && !option.disabled) leave({ answer: "wrong", to: Number(option.value) });
+  else if (!by("search").value) leave();  // else no class has these letters
 }
-function leave() {
-  choosing = false;
+function leave(given = { answer: "wrong" }) {
+  answers.set(cards[position].id, given);
   document.activeElement?.blur();
   move(1);
 }
 function move(offset) {
+  const wasChoosing = choosing;
   choosing = false;
   position = Math.max(0, Math.min(cards.length - 1, position + offset));
   show();
+  if (wasChoosing) by("top").scrollIntoView({ block: "nearest" });
 }
 
 by("search").addEventListener("input", search);
 by("right-class").addEventListener("submit", event => { event.preventDefault(); chosen(); });
 by("class").addEventListener("dblclick", chosen);
-by("open").addEventListener("click", leave);
+by("open").addEventListener("click", () => leave());
 by("back").addEventListener("click", () => move(-1));
 by("forward").addEventListener("click", () => move(1));
 for (const button of by("answers").querySelectorAll("[data-answer]"))
@@ -136,9 +140,8 @@ for (const button of by("answers").querySelectorAll("[data-answer]"))
 const KEYS = { y: () => answer("right"), n: () => answer("wrong"), u: () => answer("unsure"),
                arrowleft: () => move(-1), arrowright: () => move(1) };
 document.addEventListener("keydown", event => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (choosing && event.key === "Escape") return leave();
-  if (event.target.closest("input, select, textarea")) return;
+  if (isOfField(event)) return;
   const act = KEYS[event.key.toLowerCase()];
   if (!act) return;
   act();

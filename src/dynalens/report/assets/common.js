@@ -41,11 +41,11 @@ class Kept {
     await new Promise(requestAnimationFrame);
     const entered = this.map;
     this.isOpen = true;
-    this.isStored = this.canStore();
     this.read();
+    this.isStored = this.canStore();
     for (const [id, value] of entered) this.set(id, value);
     addEventListener("storage", event => {
-      if (event.key === this.key) { this.read(); changed(); }
+      if (event.key === this.key && this.isStored) { this.read(); changed(); }
     });
   }
   // Tried with another key: what is stored must not be replaced.
@@ -58,7 +58,6 @@ class Kept {
     } catch (error) { return false; }
   }
   read() {
-    if (!this.isOpen) return;
     try { this.map = new Map(JSON.parse(localStorage.getItem(this.key) || "[]")); }
     catch (error) { /* some windows do not allow it: then it lives as long as the page */ }
   }
@@ -67,11 +66,11 @@ class Kept {
     try {
       localStorage.setItem(this.key, JSON.stringify([...this.map]));
       this.isStored = true;
-    } catch (error) { /* as above */ }
+    } catch (error) { this.isStored = false; }  // full: what is stored is older than what this page has
     this.written?.();
   }
   set(id, value) {
-    this.read();
+    if (this.isStored) this.read();
     value ? this.map.set(id, value) : this.map.delete(id);
     this.write();
   }
@@ -119,15 +118,16 @@ function download(name, text) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-// A window without storage, as the preview of a notebook server, may block downloads as well. There the file's text can be copied.
+// Where nothing can be stored, as in the preview of a notebook server, downloads may be blocked as well. There the file's text can be copied.
 function offerCopy(kept, word, name, text) {
-  if (kept.isStored) return;
   const copy = make("textarea", { readonly: "", rows: 4, "aria-label": name });
   by("unstored").append(
-    make("p", {}, `This window does not let the page store your ${word}s: they are lost when you reload it, and the download may be ` +
+    make("p", {}, `The browser does not store your ${word}s: they are lost when you reload the page, and the download may be ` +
       `blocked. Open the page in a tab of its own, or copy this text into ${name} before you leave.`), copy);
-  by("unstored").hidden = false;
-  kept.written = () => { copy.value = text(); };
+  kept.written = () => {
+    by("unstored").hidden = kept.isStored;
+    copy.value = kept.isStored ? "" : text();
+  };
   kept.written();
 }
 
@@ -166,9 +166,19 @@ function forgetOnClick(button, kept, word, done) {
   });
 }
 
+// Whether a key belongs to the field that has the focus. A key that is held down counts once: nobody looked at what it would
+// answer next, and its letters are not meant for a field that it opened.
+function isOfField(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return true;
+  const isHeld = event.repeat && /^\w$/.test(event.key);
+  if (isHeld) event.preventDefault();
+  return isHeld || event.target.closest("input:not([type=file]), select, textarea") !== null;
+}
+
 // The list of classes, and the options in it whose name has these letters; the others are hidden.
 function listClasses(select) {
   content.names.forEach((name, number) => select.append(make("option", { value: number }, name)));
+  by("search").addEventListener("keydown", event => { if (event.key === "ArrowDown") select.focus(); });
 }
 function classesWith(letters, select) {
   const options = [...select.options];

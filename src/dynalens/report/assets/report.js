@@ -276,8 +276,7 @@ by("choose").addEventListener("submit", event => {
 });
 
 document.addEventListener("keydown", event => {
-  if (event.ctrlKey || event.metaKey || event.altKey || by("choose").open) return;
-  if (event.target.closest("input, select, textarea")) return;
+  if (isOfField(event) || by("choose").open) return;
   const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns(), ArrowUp: -columns() };
   const key = event.key.toLowerCase();
   if (event.key in moves) step(moves[event.key]);
@@ -294,7 +293,9 @@ by("cards").addEventListener("click", event => {
   const box = event.target.closest(".card");
   if (box && !event.target.closest("button")) moveTo(box, false);
 });
-by("filter").addEventListener("submit", event => event.preventDefault());
+// The next key is meant for a card, unless the filter is set by keys alone.
+by("filter").addEventListener("submit", event => { event.preventDefault(); document.activeElement.blur(); });
+by("filter").addEventListener("change", ({ target }) => { if (!target.matches(":focus-visible")) target.blur(); });
 for (const id of ["pair", "probability", "state"]) by(id).addEventListener("change", filter);
 forgetOnClick(by("clear"), decisions, "decision", () => {
   made.length = 0;
