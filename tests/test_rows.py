@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, StackDataset, Subset, TensorDataset, default_collate
 
@@ -129,6 +129,22 @@ class Twice(Classifier):
         return super().training_step((torch.cat([x, x * 0.5 + x * 0.5]), torch.cat([y, y])), batch_idx)
 
 
+class Heads(Classifier):
+    """Three heads, whose logits of one sample stand side by side, as ensembles within a network return them."""
+
+    def __init__(self, beside: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.beside, self.heads = beside, nn.ModuleList(nn.Linear(K, K) for _ in range(3))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        hidden = self(x / N)
+        logits = torch.stack([head(hidden) for head in self.heads], dim=1)
+        for view in logits.unbind(1):
+            self.remember(x, view, y)
+        return F.cross_entropy(logits.flatten(0, 1), self.beside(y))
+
+
 class LooksAgain(Classifier):
     """Runs the network once more, on the rows in another order, with gradients or without."""
 
@@ -212,6 +228,15 @@ def test_rows_are_followed_and_weights_stay_bit_identical(
 def test_two_views_are_followed_to_samples_in_another_order(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor(history=False, views=2)
     module = fit(tmp_path, monitor, model=Twice(), max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+@pytest.mark.parametrize(
+    "beside", [lambda y: y.repeat_interleave(3), lambda y: y[:, None].expand(-1, 3).flatten()], ids=["repeat", "expand"]
+)
+def test_logits_of_heads_that_are_side_by_side_are_views(tmp_path: Path, beside: Callable[[Tensor], Tensor]) -> None:
+    monitor = TrainingDynamicsMonitor(history=False, views=3)
+    module = fit(tmp_path, monitor, model=Heads(beside), max_epochs=2)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
 
 

@@ -29,7 +29,15 @@ from dynalens.identity.loss_choice import LossOfLabels
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.recorder import has_batch_hooks
 from dynalens.identity.samples import SampleIdentity
-from dynalens.identity.target_rows import are_side_by_side, check_layer, columns_of_samples, in_views, rows_of_all
+from dynalens.identity.target_rows import (
+    are_side_by_side,
+    check_layer,
+    columns_of_samples,
+    in_views,
+    num_out_of_order,
+    rows_of_all,
+    rows_of_layer,
+)
 from dynalens.identity.trace import TRACE, RowSource
 from dynalens.identity.units import check_given_rows, class_columns, coded_columns, row_codes, what_counts
 
@@ -219,7 +227,7 @@ class StepRows:
             inputs = inputs.choice(torch.cat([source.rows for source in known_sources]))
         if inputs is not None and inputs.is_choice and len(inputs.rows) == count * self._step_rows[2]:
             inputs = inputs.choice(self.in_views(inputs.rows, self._step_rows[2]))
-        choices = _rows_of_inputs(inputs if len(known_sources) == len(sources) else None, *self._step_rows)
+        choices = rows_of_layer(inputs if len(known_sources) == len(sources) else None, *self._step_rows)
         return next((rows for rows in choices if len(rows) == count), choices[0])
 
     @property
@@ -262,11 +270,8 @@ class StepRows:
         return in_views(values, views) if self._is_side_by_side else values
 
     def _expect_order(self, choice: Tensor, count: int) -> None:
-        """Note targets that were reordered although nothing shows that the logits were.
-
-        Their order must be the batch's.
-        """
-        num_others = (choice != torch.arange(len(choice), device=choice.device) % count).sum()
+        """Note targets that were reordered although nothing shows that the logits were."""
+        num_others = num_out_of_order(choice, count)
         if self._labels.needs_steps and int(num_others):
             raise SampleIdentityError(ANOTHER_ORDER)
         self.others.count_moved(num_others)
@@ -385,16 +390,3 @@ def _are_chosen(inputs: RowSource | None, max_rows: int) -> bool:
     Inputs with more rows than the batch, such as frames, do not count.
     """
     return inputs is not None and inputs.is_choice and len(inputs.rows) <= max_rows
-
-
-def _rows_of_inputs(inputs: RowSource | None, batch: Tensor, target_rows: Tensor, views: int) -> list[Tensor]:
-    """Return candidates for the rows that a layer computed, the likeliest first.
-
-    If its inputs were traced, theirs is first.
-    """
-    if inputs is None:
-        return [target_rows, batch] if TRACE.chose_inputs else [batch, target_rows]
-    if not inputs.is_choice:
-        return [batch, target_rows]
-    chosen_rows = inputs.rows[: len(inputs.rows) // views]
-    return [batch.to(chosen_rows.device, non_blocking=True)[chosen_rows], batch]

@@ -6,7 +6,7 @@ from torch import Tensor
 from dynalens.identity.columns import Column, Path
 from dynalens.identity.errors import SampleIdentityError, check_rows
 from dynalens.identity.labels import LAYER_ORDER
-from dynalens.identity.trace import RowSource
+from dynalens.identity.trace import TRACE, RowSource
 
 
 def _padding(targets: Tensor, count: int) -> int:
@@ -36,13 +36,23 @@ def columns_of_samples(columns: dict[Path, Column], samples: list[int], selectio
     }
 
 
+def num_out_of_order(rows: Tensor, count: int) -> Tensor:
+    """Return how many rows are not the batch's ``count`` ones in order, one view after another or side by side.
+
+    A network with several heads, or crops of which it averages the features, has its rows side by side.
+
+    Example:
+        >>> [int(num_out_of_order(torch.tensor(rows), 2)) for rows in ([0, 1, 0, 1], [0, 0, 1, 1], [1, 0, 0, 1])]
+        [0, 0, 2]
+    """
+    place = torch.arange(len(rows), device=rows.device)
+    orders = place % count, place // max(len(rows) // count, 1)
+    return torch.stack([(rows != order).sum() for order in orders]).min()
+
+
 def check_layer(inputs: RowSource | None, count: int) -> None:
     """Raise if layers computed other rows than the whole batch in order, once for each view."""
-    if inputs is None:
-        return
-    place = torch.arange(len(inputs.rows))
-    side_by_side = place // max(len(place) // count, 1)  # of crops, whose features are averaged
-    if not any(torch.equal(inputs.rows.cpu(), order) for order in (place % count, side_by_side)):
+    if inputs is not None and int(num_out_of_order(inputs.rows, count)):
         raise SampleIdentityError(LAYER_ORDER)
 
 
@@ -75,3 +85,16 @@ def in_views(values: Tensor, views: int) -> Tensor:
     if len(values) % views:
         return values
     return values.view(-1, views, *values.shape[1:]).transpose(0, 1).flatten(0, 1)
+
+
+def rows_of_layer(inputs: RowSource | None, batch: Tensor, target_rows: Tensor, views: int) -> list[Tensor]:
+    """Return candidates for the rows that a layer computed, the likeliest first.
+
+    If its inputs were traced, theirs is first.
+    """
+    if inputs is None:
+        return [target_rows, batch] if TRACE.chose_inputs else [batch, target_rows]
+    if not inputs.is_choice:
+        return [batch, target_rows]
+    chosen_rows = inputs.rows[: len(inputs.rows) // views]
+    return [batch.to(chosen_rows.device, non_blocking=True)[chosen_rows], batch]
