@@ -555,6 +555,34 @@ def test_a_page_reads_answers_that_a_person_wrote_into_a_spreadsheet(browser: An
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_pages_read_cells_as_python_does(browser: Any, run: Path, tmp_path: Path, end: str) -> None:
+    record = load_record(run)
+    plan = record.audit_plan(6)
+    first, second, third, fourth = plan["sample_id"][:4]
+    right = [(label + 1) % len(NAMES) for label in plan["label"]]
+    rows = (
+        f'"{first}.0"; Wrong;Relabel;"{right[0]},0"', f" {second} ;wrong ; relabel; {right[1]} ",
+        f"{third};right;keep;", f"{third};;drop;", f"{fourth};;;", ";;;",
+    )  # fmt: skip
+    file = tmp_path / "written.csv"
+    file.write_bytes(end.join(["\ufeffSample_ID;Answer;Decision;New_label", *rows, ""]).encode())
+    browser.get(write_audit(record, tmp_path / "audit.html", n=6, dataset=train_set()).as_uri())
+    browser.find_element("id", "read").send_keys(str(file))
+    assert waited(lambda: browser.find_element("id", "message").text) == "3 answers read."
+    answers = browser.execute_script("return Object.fromEntries(answers.map)")
+    audited = record.audit(file)
+    assert audited.right_labels == {int(i): [answer["to"]] for i, answer in answers.items() if "to" in answer}
+    assert (audited.right, audited.wrong) == (1, 2)
+    browser.get(write_report(record, tmp_path / "report.html", dataset=train_set()).as_uri())
+    browser.find_element("id", "read").send_keys(str(file))
+    message = "3 decisions read, 1 row did not fit this page."  # a second row about the same sample
+    waited(lambda: message in browser.find_element("id", "count").text)
+    decisions = browser.execute_script("return [...decisions.map].map(([i, { decision, to }]) => [i, decision, to])")
+    relabelled = [[str(i), "relabel", right[k]] for k, i in enumerate([first, second])]
+    assert decisions == [*relabelled, [str(third), "keep", None]]
+
+
 def test_right_labels_of_a_sample_with_several_are_read_back_as_they_were_written(browser: Any, tmp_path: Path) -> None:
     fit(tmp_path / "run", TrainingDynamicsMonitor(), model=MultiLabel(), data=lambda: loader(several_labels()))
     record = load_record(tmp_path / "run")

@@ -155,15 +155,11 @@ const csv = () => csvOf([content.columns, ...cards
     return [card.id, card.label, given.answer, given.to ?? "", ...card.rest];
   })]);
 by("download").addEventListener("click", () => download(content.file, csv()));
-// What a file has as the right class: its number, or its name; null if there is no such other class. The numbers of several labels stay a text.
-function rightClass(text, card) {
-  if (!content.names.length) return text;
-  const number = /^\d+(\.0+)?$/.test(text) ? Number(text) : content.names.indexOf(text);
-  return content.names[number] === undefined || number === card.label ? null : number;
-}
 readRows(by("read"), "answer", (row, card) => {
-  const said = (row.answer ?? "").trim().toLowerCase(), to = said === "wrong" && row.new_label ? rightClass(row.new_label, card) : undefined;
-  if (!Object.hasOwn(SAID, said) || to === null) return false;
+  const said = (row.answer ?? "").trim().toLowerCase(), newLabel = said === "wrong" && whole(row.new_label);
+  // The numbers of several labels stay a text.
+  const to = !newLabel ? undefined : content.names.length ? classIn(newLabel) : newLabel;
+  if (!Object.hasOwn(SAID, said) || Number.isNaN(to) || to === card.label) return false;
   answers.set(card.id, to === undefined ? { answer: said } : { answer: said, to });
   return true;
 }, message => {

@@ -90,8 +90,8 @@ function csvOf(rows) {
   return rows.map(row => row.map(cell).join(",")).join("\n") + "\n";
 }
 
-function csvRows(text) {
-  const lines = [], header = text.split("\n", 1)[0], number = sign => header.split(sign).length;
+function csvRows(file) {
+  const text = file.replace(/\r\n?/g, "\n"), lines = [], header = text.split("\n", 1)[0], number = sign => header.split(sign).length;
   const separator = [",", ";", "\t"].reduce((best, sign) => number(sign) > number(best) ? sign : best);  // spreadsheets differ
   let row = [], cell = "", quoted = false;
   const endCell = () => { row.push(cell); cell = ""; };
@@ -103,7 +103,7 @@ function csvRows(text) {
     else if (quoted) cell += letter;
     else if (letter === separator) endCell();
     else if (letter === "\n") endRow();
-    else if (letter !== "\r") cell += letter;
+    else cell += letter;
   }
   if (cell !== "" || row.length) endRow();
   const names = (lines.shift() || []).map(name => name.replace(/^\ufeff/, "").trim().toLowerCase());
@@ -131,27 +131,38 @@ function offerCopy(kept, word, name, text) {
   kept.written();
 }
 
+// A cell without blanks, and a number as it is written without a fraction: pandas and spreadsheets write 2 as 2.0 or 2,0.
+const whole = (cell = "") => cell.trim().replace(/^(\d+)(\.0+|,0)$/, "$1");
+// The class that a cell names by its number or its name; a number is never taken for a name. NaN if there is none.
+function classIn(cell) {
+  const text = whole(cell), number = /^\d+$/.test(text) ? Number(text) : content.names.indexOf(text);
+  return number in content.names ? number : NaN;
+}
+
 // The card of a row of a file: that of the row's name, wherever the sample stands now. A name that several samples have is no guide.
 function cardFinder() {
   const cardOf = new Map(content.cards.map(card => [card.id, card])), named = new Map();
   for (const card of content.cards) if (card.name) named.set(card.name, named.has(card.name) ? null : card);
   const fits = row => card => card && (!row.name || !card.name || row.name === card.name);
-  return row => [cardOf.get(row.sample_id), named.get(row.name)].find(fits(row));
+  return row => [cardOf.get(row.sample_id) ?? cardOf.get(whole(row.sample_id)), named.get(row.name)].find(fits(row));
 }
 
-// Takes from a chosen CSV file the rows of this page's cards whose label is that of the card, if `take` returns true.
+// Takes from a chosen CSV file the rows of this page's cards whose label is that of the card, if `take` returns true. Rows in which
+// nothing is entered are left out. A sample's second row is refused.
 function readRows(input, word, take, done) {
   const cardOf = cardFinder();
   input.addEventListener("change", async () => {
     const [file] = input.files;
-    const rows = file ? csvRows(await file.text()) : [];
+    const rows = file ? csvRows(await file.text()).filter(row => row[word]?.trim() !== "") : [];
     input.value = "";
     if (!file) return;
+    const taken = new Set();
     const accepted = rows.filter(row => {
       const card = cardOf(row);
       const label = card?.labels ?? card?.label;
       const forms = [undefined, "", String(label), content.names[label]];
-      return card && (forms.includes(row.label) || Number(row.label) === label) && take(row, card);
+      const fits = card && !taken.has(card) && (forms.includes(row.label) || Number(row.label) === label) && take(row, card);
+      return fits && taken.add(card);
     }).length;
     const refused = rows.length - accepted;
     done(`${plural(accepted, word)} read${refused ? `, ${plural(refused, "row")} did not fit this page` : ""}.`);

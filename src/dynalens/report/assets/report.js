@@ -317,9 +317,10 @@ function csv() {
 }
 by("download").addEventListener("click", () => download("decisions.csv", csv()));
 readRows(by("read"), "decision", (row, card) => {
-  const to = card.corrected ? (row.new_label === card.corrected ? card.suggested : NaN) : Number(row.new_label || NaN);
-  if (row.decision === "relabel" && to in content.names) decisions.set(card.id, { decision: "relabel", to });
-  else if (["keep", "drop"].includes(row.decision)) decisions.set(card.id, { decision: row.decision });
+  const decision = (row.decision ?? "").trim().toLowerCase();
+  const to = card.corrected ? (row.new_label === card.corrected ? card.suggested : NaN) : classIn(row.new_label);
+  if (decision === "relabel" && to in content.names) decisions.set(card.id, { decision, to });
+  else if (["keep", "drop"].includes(decision)) decisions.set(card.id, { decision });
   else return false;
   return true;
 }, message => {
