@@ -5,7 +5,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from dynalens.embeddings import LabelEvidence
 from dynalens.record import read_arrays
 from dynalens.record.checks import check_statistics
 from dynalens.report import to_fiftyone, to_label_studio, write_report
-from dynalens.suspicion import compare_runs
+from dynalens.suspicion import compare_runs, target_words
 from dynalens.units import multi_label, regression
 from training import Classifier, N, assert_merged_alike, fit, images, labels, loader
 
@@ -679,8 +679,16 @@ def test_a_record_of_a_regression_is_read_back_with_every_residual(exchanged: Tr
         assert residual[3] == pytest.approx(-5, abs=0.3)
     page = write_report(record, exchanged.record.folder / "report.html").read_text()
     assert '"words":["target","predicted","closeness"]' in page
-    assert '"5.571"' in page
+    assert '"5.57143"' in page  # 39 / 7
     assert "samples whose targets are probably wrong" in page
+
+
+def test_prices_are_written_in_full(exchanged: TrainingDynamicsMonitor) -> None:
+    target, prediction = np.full(N, 1_531_116.75), np.full(N, 123_456.5)
+    statistics = replace(
+        exchanged.record.statistics, target=target, prediction=prediction, residual=prediction - target
+    )  # fmt: skip
+    assert target_words(statistics, [3]) == (["1531117"], ["123456 (-1407660)"])
 
 
 def test_exports_and_comparisons_of_a_regression_speak_of_numbers(

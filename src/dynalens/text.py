@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """Beginning of a text that a spreadsheet takes for a formula (OWASP, "CSV Injection"), after any apostrophes."""
+_LONGEST = 1e12
+"""Numbers from here on are written with an exponent."""
 _HARMLESS = "\u00a0\u200c\u200d\u202f\u3000"
 """Spaces and joiners that names of many scripts need."""
 
@@ -43,6 +45,17 @@ def estimate_in_percent(probability: float) -> str:
     if math.isnan(probability):
         return ""
     return ">99 %" if probability > 0.99 else "<1 %" if probability < 0.01 else percent(probability, 0)
+
+
+def number_in_words(value: float, digits: int = 6) -> str:
+    """Return a number with so many digits, as people write it: no exponent in a price or a distance.
+
+    Example:
+        >>> number_in_words(0.25), number_in_words(1 / 3, 4), number_in_words(531116.75, 4), number_in_words(2.5e-6)
+        ('0.25', '0.3333', '531117', '2.5e-06')
+    """
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e+" in text and abs(value) < _LONGEST else text
 
 
 def escaped_all(texts: Sequence[str] | None) -> list[str] | None:

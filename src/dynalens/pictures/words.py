@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from dynalens.pictures.drawing import class_name
+from dynalens.text import number_in_words
 
 Decode = Callable[[int], str]
 """Returns the word of a token's id. An empty word is not shown."""
@@ -40,7 +41,7 @@ def numbers_text(values: Sequence[float], place: int | None = None, names: Seque
     """Return the first numbers of a row as text, each with its column. The number at ``place`` is put in brackets.
 
     Args:
-        values: Shown with four digits.
+        values: Shown with four digits, and all digits before the point.
         place: Position of the number in brackets.
         names: Names of the columns. Without them, their positions from 0 are shown.
 
@@ -49,7 +50,9 @@ def numbers_text(values: Sequence[float], place: int | None = None, names: Seque
         ('age: 0.5, height: 2', '0: 0.3333, [1: 4]')
     """
     columns = range(len(values)) if names is None else names
-    return excerpt([f"{column}: {value:.4g}" for column, value in zip(columns, values, strict=False)], place, ", ")
+    return excerpt(
+        [f"{column}: {number_in_words(value, 4)}" for column, value in zip(columns, values, strict=False)], place, ", "
+    )
 
 
 def without_end(tokens: Sequence[int]) -> list[int]:

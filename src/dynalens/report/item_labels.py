@@ -12,6 +12,7 @@ from dynalens.dynamics import Array
 from dynalens.pictures import class_name
 from dynalens.record import AuditedSample
 from dynalens.report.items import WORD_KEYS
+from dynalens.text import number_in_words
 from dynalens.unit_labels import labels_of
 
 IGNORED = -1
@@ -70,7 +71,7 @@ def number_words(item: Any, names: Sequence[str] | None) -> str:
         >>> number_words(("picture", [1.5, 2.0]), None), number_words(("picture", [1.5, 2.0]), ["x", "y"])
         ('1.5, 2', 'x: 1.5, y: 2')
     """
-    numbers = [f"{number:.6g}" for number in labels_of(item).ravel().tolist()]
+    numbers = [number_in_words(number) for number in labels_of(item).ravel().tolist()]
     if names is None or len(names) != len(numbers):
         return ", ".join(numbers)
     return ", ".join(f"{class_name(d, names)}: {number}" for d, number in enumerate(numbers))

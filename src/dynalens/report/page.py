@@ -233,7 +233,7 @@ def _missing_pictures(record: Record, cards: Sequence[dict[str, Any]]) -> str:
     return (
         f"{missing_count:,} of {len(cards):,} cards have neither picture nor text. "
         f"{_WHERE_FILES_ARE if record.names() else ''}Pass --data MODULE:CALLABLE, a function that returns the "
-        "training dataset, to show all others."
+        "training dataset, to show them."
     )
 
 

@@ -13,7 +13,7 @@ from dynalens.pictures import AREAS, IGNORED_AREA, beside_areas, class_name
 from dynalens.record import Record, read_audited, read_sentences
 from dynalens.report.samples import SamplePictures, data_uri
 from dynalens.suspicion import is_dense, named_targets, target_words, unit_words
-from dynalens.text import escaped, escaped_all
+from dynalens.text import escaped, escaped_all, number_in_words
 
 _SIDE = 512  # longest side of a picture in pixels; one is shown at a time
 
@@ -147,6 +147,8 @@ class QuestionCards:
             parts = self._input(row) if keeps_all_given(statistics) else self._parts_of_item(row)
             if statistics.unit_given is not None:
                 parts["given"] = label_list(statistics.unit_given[row], self._names)
+            elif statistics.target is not None and keeps_all_given(statistics):
+                parts["given"] = number_in_words(statistics.target[row])
             parts["file"] = self._sample_names[row] if self._sample_names else self._pictures.file_name(row)
             given_entry = {} if keeps_all_given(statistics) else {"given": ""}  # a checksum is not
             cards.append({"label": label} | given_entry | {key: part for key, part in parts.items() if part})

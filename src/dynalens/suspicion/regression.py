@@ -6,6 +6,7 @@ import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.suspicion.noise_rate import HIGHEST_RATE, NoiseRate, two_standard_errors
+from dynalens.text import number_in_words
 
 OUTLIER_SCORE = 3.5
 """Modified z-score from which a number is taken for an outlier (Iglewicz and Hoaglin 1993)."""
@@ -89,6 +90,8 @@ def target_words(
         unit = int(statistics.unit[sample])
         has_several_targets = statistics.unit_residuals.shape[1] > 1
         name = names[unit] if names is not None and unit < len(names) else str(unit) if has_several_targets else ""
-        labels.append(f"{name}: {statistics.target[sample]:.4g}".removeprefix(": "))
-        predicted.append(f"{statistics.prediction[sample]:.4g} ({statistics.residual[sample]:+.3g})")
+        labels.append(f"{name}: {number_in_words(statistics.target[sample])}".removeprefix(": "))
+        residual = statistics.residual[sample]
+        sign = "+" if residual >= 0 else ""
+        predicted.append(f"{number_in_words(statistics.prediction[sample], 4)} ({sign}{number_in_words(residual, 3)})")
     return labels, predicted
