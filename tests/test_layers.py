@@ -34,6 +34,18 @@ def test_the_first_convolution_is_found_and_others_by_name() -> None:
         first_layer_weights(nn.Sequential(nn.Linear(1, 1)))
 
 
+def test_reading_filters_leaves_a_parametrization_that_learns_from_each_reading_as_it_is() -> None:
+    """Spectral norm goes on with its power iteration wherever ``weight`` is read in training mode."""
+    torch.manual_seed(0)
+    convolution = nn.utils.parametrizations.spectral_norm(nn.Conv2d(1, 4, 3)).train()
+    before = {name: value.clone() for name, value in convolution.state_dict().items()}
+    u, v = (before[f"parametrizations.weight.0.{name}"] for name in ("_u", "_v"))
+    matrix = before["parametrizations.weight.original"].flatten(1)
+    _, weights = first_layer_weights(nn.Sequential(convolution))
+    torch.testing.assert_close(weights.flatten(1), matrix / (u @ matrix @ v))
+    assert all(torch.equal(value, before[name]) for name, value in convolution.state_dict().items())
+
+
 def test_maps_are_those_of_evaluation_mode_and_the_model_is_as_before() -> None:
     model = SmallCNN().train()
     x = torch.randn(3, 1, 6, 6)

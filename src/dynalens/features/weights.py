@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from dynalens.observation import layers_by_name
+from dynalens.observation import layers_by_name, undisturbed
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -36,4 +36,6 @@ def first_layer_weights(model: nn.Module, layer: str | None = None) -> tuple[str
             f"Expected `weights` to name a convolution of {type(model).__name__}, got {layer!r}. Its convolutions are: "
             f"{', '.join(convolutions) or 'none'}. Name one of them, or leave the filters out."
         )
-    return layer_name, convolutions[layer_name].weight.detach().clone()
+    convolution = convolutions[layer_name]
+    with undisturbed(convolution):  # a parametrization, such as spectral norm, computes them and may learn from it
+        return layer_name, convolution.weight.detach().clone()
