@@ -1,4 +1,4 @@
-"""Models that hinder explanations: they cut the graph, checkpoint activations, or return more than logits."""
+"""Models that hinder explanations: cut graphs, checkpoints, more than logits, inputs changed in place, scripts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dynalens import deletion_curve, explain
+from dynalens import deletion_curve, explain, feature_maps, smallest_step
 from dynalens.attribution import find_target_layer, saliency
 from dynalens.attribution.explanation import find_forward
 from dynalens.faithfulness import class_logits
@@ -210,6 +210,69 @@ def test_an_output_in_which_logits_are_not_clear_is_refused(what: Callable[[Tens
             explain(Returns(what), images(), Y, methods=method)
     with pytest.raises(ValueError, match=message):
         class_logits(Returns(what), images())
+
+
+class Scaling(nn.Module):
+    """Scales its inputs, in place or not, before a network looks at them."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.net, self.in_place = SmallCNN(), in_place
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x.sub_(0.5).div_(0.25) if self.in_place else (x - 0.5) / 0.25)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda model, x: class_logits(model, x),
+        lambda model, x: find_forward(model, x)(x.clone()),
+        lambda model, x: deletion_curve(model, x, Y, x[:, 0].abs(), steps=3),
+        lambda model, x: smallest_step(model, x, iterations=2).steps,
+        lambda model, x: feature_maps(model, x, "net.conv"),
+        *(
+            lambda model, x, method=method: explain(
+                model, x, Y, methods=method, method_args={m: ARGUMENTS[m] for m in ARGUMENTS if m == method}
+            ).maps[method]
+            for method in (*METHODS, "score_cam", "ablation_cam", "captum:FeatureAblation")
+        ),
+    ],
+)  # fmt: skip
+def test_a_model_may_scale_its_inputs_in_place(look: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    x = images()
+    results = [look(Scaling(in_place=in_place).eval(), x) for in_place in (True, False)]
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+    assert torch.equal(x, images())
+
+
+class Counting(nn.Module):
+    """Has a state of its own where Python sees it no more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.net, self.calls, self.mean = SmallCNN(), 0, torch.zeros(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean()
+        logits: Tensor = self.net(x)
+        return logits
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_scripted_model_has_the_maps_of_the_model_and_is_left_as_it_was() -> None:
+    model, script = Counting(), torch.jit.script(Counting())
+    for module in (model, script):  # in training mode
+        module(images())
+    mean = script.mean.clone()
+    expected = explain(model, images(), Y, methods="saliency").maps["saliency"]
+    scripts_maps = explain(nn.Sequential(script), images(), Y, methods="saliency").maps["saliency"]
+    torch.testing.assert_close(scripts_maps, expected)
+    assert (script.calls, script.training, torch.equal(script.mean, mean)) == (1, True, True)
+    assert all(module.training for module in script.modules())
 
 
 def test_gradients_that_overflow_float16_are_exact() -> None:

@@ -227,7 +227,7 @@ def find_forward(
         x = model_input(model, images[:1])
         if _takes(model, x):
             with suppress(*of_forward):
-                model(x)
+                forward_of(model, None)(x)
                 return model
         if not is_whole:
             return _one_after_another(model, path)
@@ -273,7 +273,7 @@ def _takes(model: nn.Module, x: Tensor) -> bool:
 def _gives_logits(module: nn.Module, x: Tensor, *, dense: bool) -> bool:
     """Return whether a module returns logits for an input; with ``dense``, logits for each token or pixel."""
     try:
-        output = module(x)
+        output = module(x.clone())
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # it may be a loss or a metric
         return False
     output = unit_logits_in(output) if dense else logits_in(output)

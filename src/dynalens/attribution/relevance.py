@@ -141,9 +141,7 @@ def layers_passed(model: nn.Module, images: Tensor, forward: Forward | None) -> 
     """Return the layers that run for the first image, in the order they finish; all tensors have a graph."""
     with captured_outputs(model) as layer_outputs:
         first_image = images[:1].detach()
-        forward_of(model, forward)(
-            first_image.requires_grad_().clone() if first_image.is_floating_point() else first_image
-        )
+        forward_of(model, forward)(first_image.requires_grad_(first_image.is_floating_point()))
     return layer_outputs
 
 

@@ -159,7 +159,7 @@ def check_crops(model: nn.Module, forward: Forward, crops: Tensor) -> None:
 def check_outputs(model: nn.Module, forward: Forward, images: Tensor, outputs: int) -> None:
     """Raise a ValueError if a regression's model returns another number of outputs than its training step compares."""
     with undisturbed(model), torch.no_grad():
-        number = checked_logits(forward(model_input(model, images[:1]))).numel()
+        number = checked_logits(forward(model_input(model, images[:1]).clone())).numel()
     if number != outputs:
         raise ValueError(
             "Expected the module to return as many numbers for a sample as `training_step` compares with its targets, "

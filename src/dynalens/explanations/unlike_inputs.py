@@ -116,7 +116,7 @@ def tell_channels_last(model: nn.Module, forward_of: Callable[[nn.Module, Tensor
         return
     inputs = inputs.to(device_of(model, inputs))
     images = explained_form(inputs[:1])
-    if not _reads_last_axis(model, forward_of(model, inputs), images.to(floating_dtype(model, images))):
+    if not _reads_last_axis(model, forward_of(model, inputs), images.to(floating_dtype(model, images), copy=True)):
         return
     if is_series:
         steps, channels = inputs.shape[1:]

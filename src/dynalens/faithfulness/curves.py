@@ -335,7 +335,7 @@ def _one_curve(
 def _end_values(scorer: Scorer, views: Perturbed, targets: Tensor, logits: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the probabilities (N,) of the originals and of what replaces them."""
     if len(views.replacement) == 1:
-        p_replacement = scorer.probabilities(views.replacement).squeeze(0).index_select(0, targets)
+        p_replacement = scorer.probabilities(views.replacement.clone()).squeeze(0).index_select(0, targets)
     else:
         p_replacement = scorer.target_probabilities(views.replacement, targets)
     return scorer.target_probabilities(views.originals, targets, logits), p_replacement

@@ -55,6 +55,8 @@ class Independent:
 class Scorer:
     """Runs the model on images in chunks, and returns probabilities and logits in float32.
 
+    The model may work in place on what it is given: it gets copies of images that are not perturbed.
+
     Args:
         run: Callable(images) -> logits. If samples have several labels, it is an :class:`Independent`.
         chunk_size: Number of images in one forward pass.
@@ -74,11 +76,12 @@ class Scorer:
         if logits is not None:
             return class_values(self._probabilities_of(logits), targets)
         parts = zip(torch.split(images, self.chunk_size), torch.split(targets, self.chunk_size), strict=True)
-        return torch.cat([class_values(self.probabilities(x), y) for x, y in parts])
+        return torch.cat([class_values(self.probabilities(x.clone()), y) for x, y in parts])
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits (N, K), float32, of any number of images."""
-        return torch.cat([two_class_logits(self._logits(x)).float() for x in torch.split(images, self.chunk_size)])
+        parts = torch.split(images, self.chunk_size)
+        return torch.cat([two_class_logits(self._logits(x.clone())).float() for x in parts])
 
     def target_logits(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the logit (N,), float32, of each image's target."""

@@ -55,7 +55,7 @@ def layer_output(
     """
     module = module_named(model, layer, argument="layer")
     with undisturbed(model), captured_output(module) as capture, torch.no_grad():
-        forward_of(model, forward)(images.clone().to(floating_dtype(model, images)))
+        forward_of(model, forward)(images.to(floating_dtype(model, images)))
         return channels_first(module, capture.value.float())
 
 

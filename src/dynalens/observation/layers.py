@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dynalens.observation.graph import nodes_behind
@@ -80,7 +81,8 @@ def replaced_output(layer: nn.Module, value: Tensor) -> Iterator[None]:
 def captured_outputs(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Tensor]]]:
     """Yield a list that fills with name, module and output of each submodule, in the order in which they finish.
 
-    Names are those of :func:`layers_by_name`. Outputs that are not tensors are left out.
+    Names are those of :func:`layers_by_name`. Outputs that are not tensors are left out, and so are scripted modules,
+    which take no hook.
     """
     outputs: list[tuple[str, nn.Module, Tensor]] = []
     with ExitStack() as hooks:
@@ -90,7 +92,8 @@ def captured_outputs(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Te
                 if isinstance(output, Tensor):
                     outputs.append((name, module, output))
 
-            hooks.enter_context(module.register_forward_hook(note))
+            if not isinstance(module, torch.jit._script.RecursiveScriptModule):
+                hooks.enter_context(module.register_forward_hook(note))
         yield outputs
 
 
@@ -110,9 +113,11 @@ def out_of_place(model: nn.Module) -> Iterator[None]:
 def forward_of(model: nn.Module, forward: Callable[..., Any] | None) -> Callable[..., Any]:
     """Return the callable that gives logits: ``forward`` if there is one, else the model itself (:func:`unwrap`).
 
-    An empty ``nn.Sequential`` counts as a callable, although it is false.
+    An empty ``nn.Sequential`` counts as a callable, although it is false. The model gets a copy of its inputs, on which
+    it may work in place.
     """
-    return unwrap(model) if forward is None else forward
+    run = unwrap(model) if forward is None else forward
+    return lambda inputs: run(inputs.clone() if isinstance(inputs, Tensor) else inputs)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -125,7 +130,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         True
     """
     while True:
-        inner = model._modules.get("_orig_mod")  # of torch._dynamo's OptimizedModule
+        inner = getattr(model, "_orig_mod", None)  # of torch._dynamo's OptimizedModule
         if inner is None and isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             inner = model.module
         if inner is None:

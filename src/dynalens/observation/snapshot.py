@@ -174,6 +174,9 @@ class Snapshot:
             yield from module.parameters(recurse=False)
             yield from module.buffers(recurse=False)
             yield from module.children()
+            attributes = _scripted_attributes(module)
+            self._undo += [functools.partial(module._c.setattr, name, content) for name, content in attributes.items()]
+            yield from attributes.values()
 
     def _container(self, value: Any) -> Iterable[Any]:
         if isinstance(value, dict):
@@ -293,6 +296,12 @@ def _state_of(value: Any) -> Callable[[], object] | None:
     if isinstance(value, (bytearray, array)):
         return functools.partial(value.__setitem__, slice(None), value[:])
     return None
+
+
+def _scripted_attributes(module: torch.jit.ScriptModule) -> dict[str, Any]:
+    """Return what a scripted module holds in C++ beside its parameters, buffers and children, such as its mode."""
+    kind: Any = torch._C.ConcreteModuleType.from_jit_type(module._c._type())
+    return {name: module._c.getattr(name) for name in kind.get_attributes()}
 
 
 def _is_plain_object(value: Any) -> bool:
