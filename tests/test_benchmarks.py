@@ -43,7 +43,7 @@ def test_versions_are_measured_in_processes_of_their_own(capsys: pytest.CaptureF
         assert {row.count("|") for row in rows} == {names.count("|")}
 
 
-@pytest.mark.filterwarnings("ignore:Starting from v1.9.0", "ignore:grad_cam is left out")  # an MLP has no maps
+@pytest.mark.filterwarnings("ignore:Starting from v1.9.0")
 def test_whole_fits_print_their_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)  # as Python does for the folder of a script
     runpy.run_path(str(BENCHMARKS / "whole_fit.py"))["main"](["--quick"])

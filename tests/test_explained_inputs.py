@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from dynalens import TrainingDynamicsMonitor
+from dynalens import AttributionMonitor, TrainingDynamicsMonitor, load_explanations
 from dynalens.attribution import explain, saliency
 from dynalens.explanations.forms import explained_form, forward_of_form, model_form
 from dynalens.explanations.selection import BalancedSelection
@@ -403,11 +403,23 @@ def test_given_samples_without_a_class_are_left_out(tmp_path: Path) -> None:
 def test_a_method_that_fails_is_left_out_alone(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, K))
     with one_warning("grad_cam is left out of the explanations, training goes on: ValueError: Expected a model with"):
-        fit(tmp_path, attribution_monitor(steps=2, num_samples=2), model=Module(net=net), val=in_order)
+        monitor = attribution_monitor(methods=("grad_cam", "saliency"), steps=2, num_samples=2)
+        fit(tmp_path, monitor, model=Module(net=net), val=in_order)
     assert explained_epochs(tmp_path) == 3
     assert "saliency.deletion.values" in explanation(tmp_path, 2)
     with pytest.raises(ValueError, match="Expected a model with feature maps"):
-        fit(tmp_path / "b", attribution_monitor(on_error="raise"), model=Module(net=net), val=in_order)
+        fit(
+            tmp_path / "b",
+            attribution_monitor(methods=("grad_cam", "saliency"), on_error="raise"),
+            model=Module(net=net),
+            val=in_order,
+        )
+
+
+def test_the_defaults_leave_out_what_a_model_does_not_have_without_a_warning(tmp_path: Path) -> None:
+    mlp = Module(net=nn.Sequential(nn.Flatten(), nn.Linear(36, K)))
+    fit(tmp_path, AttributionMonitor(max_overhead=None, on_error="raise"), model=mlp, max_epochs=1)
+    assert set(load_explanations(tmp_path)[0].maps) == {"saliency"}
 
 
 def test_a_metric_that_fails_is_left_out_alone(tmp_path: Path) -> None:

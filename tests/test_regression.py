@@ -25,6 +25,7 @@ from dynalens import (
     SampleIdentityError,
     TrainingDynamics,
     TrainingDynamicsMonitor,
+    load_explanations,
     load_record,
 )
 from dynalens.dynamics import Array
@@ -760,6 +761,13 @@ def test_training_on_numbers_ends_bit_identical_with_the_monitors(tmp_path: Path
     watched = fit(tmp_path, TrainingDynamicsMonitor(), attribution, model=model, data=data())
     for before, after in zip(alone.parameters(), watched.parameters(), strict=True):
         assert torch.equal(before, after)
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_the_default_explanations_of_a_regression_leave_curves_out_without_a_warning(tmp_path: Path) -> None:
+    attribution = AttributionMonitor(max_overhead=None, on_error="raise")
+    fit(tmp_path, TrainingDynamicsMonitor(), attribution, model=Regressor(), data=data(), max_epochs=2)
+    assert set(load_explanations(tmp_path)[1].values) == {"saliency/attribution_drift"}
 
 
 @pytest.mark.filterwarnings(

@@ -173,7 +173,7 @@ def test_rows_are_copied_in_the_last_epoch_alone(tmp_path: Path, monkeypatch: py
     assert len(first) == 1
 
 
-@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger", "ignore:grad_cam is left out")
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 @pytest.mark.parametrize(("options", "expected"), [({}, COLUMNS), ({"inputs": lambda batch: batch}, None)])
 def test_the_sheet_of_explanations_has_the_names_of_columns_that_the_user_has_not_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], expected: Any

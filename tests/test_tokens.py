@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from dynalens import TrainingDynamicsMonitor, load_explanations
+from dynalens import AttributionMonitor, TrainingDynamicsMonitor, load_explanations
 from dynalens.attribution import explain, find_embedding, token_relevance
 from dynalens.cli import main
 from dynalens.explanations.pictures import ExplanationPictures
@@ -237,9 +237,9 @@ def test_token_maps_alone_are_compared_without_a_baseline(tmp_path: Path) -> Non
     ("arguments", "message", "scores"),
     [
         (
-            {},
-            r"grad_cam, deletion, insertion, symmetric_relevance_gain\. .* tokens, \(4, 5\), .* even if they "
-            r"are defaults\. .*captum:LayerIntegratedGradients.* the id of the mask token .*: `metrics=\(\)`",
+            {"methods": ("grad_cam", "saliency"), "metrics": ("insertion", "attribution_drift")},
+            r"grad_cam, insertion\. .* tokens, \(4, 5\), .* not defined\. .*captum:LayerIntegratedGradients.* the id "
+            r"of the mask token .*: `metrics=\(\)`",
             {"saliency/attribution_drift"},
         ),
         (
@@ -256,6 +256,15 @@ def test_methods_and_metrics_that_are_not_defined_for_tokens_are_left_out_and_th
     assert len([warning for warning in caught if "training goes on" in str(warning.message)]) == 1
     assert set(load_explanations(tmp_path)[1].maps) == {"saliency"}
     assert set(load_explanations(tmp_path)[1].values) == scores
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_the_defaults_explain_tokens_by_what_is_defined_for_them_without_a_warning(tmp_path: Path) -> None:
+    for samples in (None, (tokens(2), Y)):
+        monitor = AttributionMonitor(samples=samples, max_overhead=None, on_error="raise")
+        fit(tmp_path, monitor, model=Words(), data=sentences, max_epochs=2)
+        assert set(load_explanations(tmp_path)[1].maps) == {"saliency"}
+        assert set(load_explanations(tmp_path)[1].values) == {"saliency/attribution_drift"}
 
 
 class WordsOfTwo(Words):
@@ -281,9 +290,9 @@ def test_undefined_methods_are_not_named_if_the_network_cannot_be_explained(tmp_
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 def test_samples_of_a_checkpoint_are_explained_by_what_is_defined_for_tokens(tmp_path: Path) -> None:
     def fit_to(epochs: int, **options: Any) -> None:
-        monitor = attribution_monitor(steps=2, num_samples=1)
+        monitor = attribution_monitor(methods=("grad_cam", "saliency"), metrics=("deletion",), num_samples=1)
         fitting = trainer(tmp_path, monitor, max_epochs=epochs, enable_checkpointing=True)
-        with pytest.warns(UserWarning, match="training goes on: grad_cam, deletion, insertion"):
+        with pytest.warns(UserWarning, match="training goes on: grad_cam, deletion"):
             fitting.fit(Words(), sentences(), **options)
 
     fit_to(1)
@@ -300,15 +309,18 @@ def test_the_first_batch_of_tokens_switches_explanations_off_if_no_method_is_def
         fit(tmp_path, monitor, model=Words(), data=sentences, max_epochs=1)
 
 
+UNDEFINED: dict[str, Any] = {"methods": ("grad_cam", "saliency"), "metrics": ("deletion",)}
+
+
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 def test_the_first_batch_of_tokens_raises_where_errors_are_to_be_raised(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"defined for tokens, .*, got grad_cam, 'blur'"):
-        fit(tmp_path, attribution_monitor(on_error="raise"), model=Words(), data=sentences)
+        fit(tmp_path, attribution_monitor(**UNDEFINED, on_error="raise"), model=Words(), data=sentences)
 
 
 def test_given_tokens_are_checked_in_the_constructor() -> None:
     with pytest.raises(ValueError, match=r"defined for tokens, \(2, 5\), .*, got grad_cam, 'blur'"):
-        attribution_monitor(samples=(tokens(2), Y))
+        attribution_monitor(**UNDEFINED, samples=(tokens(2), Y))
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")

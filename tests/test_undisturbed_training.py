@@ -241,7 +241,6 @@ class DelicateOfSeveral(Delicate):
         self.log("size", self(batch[0] / N).abs().mean())
 
 
-@pytest.mark.filterwarnings("ignore:These metrics are left out")
 @pytest.mark.parametrize("numbers", [False, True])
 def test_training_on_several_targets_is_bit_identical_with_the_callbacks(tmp_path: Path, numbers: bool) -> None:
     data = Several(numbers=numbers)

@@ -14,6 +14,8 @@ from dynalens.callbacks.tracked_samples import TrackedSamples
 from dynalens.datasets import feature_names
 from dynalens.dynamics import Array
 from dynalens.explanations import (
+    DEFAULT_METHODS,
+    DEFAULT_METRICS,
     EpochExplanations,
     ExplanationPictures,
     ExplanationSettings,
@@ -44,8 +46,6 @@ from dynalens.tensorboard import Layout, faithfulness_layout, write_layout
 
 Forward = Callable[[Any, Tensor], Tensor]
 
-_METRICS = ("deletion", "insertion", "symmetric_relevance_gain", "attribution_drift")
-
 
 class AttributionMonitor(PacedMonitor):
     """Show at the end of each epoch where the model looks, and whether its maps name the pixels that it uses.
@@ -62,10 +62,11 @@ class AttributionMonitor(PacedMonitor):
     The inputs may be images; integer images that the model scales; complex images, which are explained as real and
     imaginary parts; volumes (N, C, D, H, W), of which pictures show the middle slice; signals (N, C, T); rows of a
     table (N, F), whose replaced columns are zero by default; or tokens (N, T), which are explained at their embedding.
-    Methods and metrics that are not defined for the inputs are left out, with one warning: of tokens, Grad-CAM, and
-    curves as long as ``baseline`` is no token. Samples whose label is not a class are left out. If each token or pixel
-    has a class of its own, one token or region of each sample is explained: of a suspect, the most suspicious one. With
-    several processes, the first process explains samples that it sees.
+    The default methods and metrics adapt: Grad-CAM needs a layer with feature maps, and curves need logits of classes,
+    and of tokens a ``baseline``. Others that are not defined are left out, with one warning. Samples whose label is not
+    a class are left out. If each token or pixel has a class of its own, one token or region of each sample is
+    explained: of a suspect, the most suspicious one. With several processes, the first process explains samples that it
+    sees.
 
     Args:
         methods: Names of the methods that compute maps: functions in ``dynalens.attribution``, such as "saliency",
@@ -151,9 +152,9 @@ class AttributionMonitor(PacedMonitor):
     def __init__(
         self,
         *,
-        methods: Sequence[Method] | Method = ("saliency", "grad_cam"),
+        methods: Sequence[Method] | Method = DEFAULT_METHODS,
         method_args: dict[str, dict[str, Any]] | None = None,
-        metrics: Sequence[str] = _METRICS,
+        metrics: Sequence[str] = DEFAULT_METRICS,
         baseline: int | str | Callable[[Tensor], Tensor] = "blur",
         steps: int | Literal["auto"] = 20,
         patch_size: int = 1,

@@ -1,7 +1,7 @@
 """Compute maps and metrics of samples, in the memory that there is."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from dynalens.attribution import (
     check_methods,
     contrast,
     explain,
+    find_target_layer,
     pixel_relevance,
     token_relevance,
 )
@@ -76,6 +77,7 @@ class Explainer:
         forward: Callable(model, inputs) -> logits; default: the model, or its only child that gives logits.
         strict: Whether a method or metric that fails raises. If not, it is left out from then on, with a warning.
         robustness: Names of attacks and corruptions.
+        optional: Names of methods and metrics that nobody asked for: where they are not defined, nothing is said.
         unit: The token or region of the samples that is explained, if a network has logits for each.
         task: What is known of the outputs and the inputs of the model.
     """
@@ -89,6 +91,7 @@ class Explainer:
     forward: Callable[[Any, Tensor], Tensor] | None = None
     strict: bool = False
     robustness: Sequence[str] = ()
+    optional: Collection[str] = ()
     unit: ExplainedUnit | None = field(default=None, init=False)
     task: Task = field(default_factory=Task, init=False)
 
@@ -97,12 +100,13 @@ class Explainer:
         self.task = task
         of_numbers = [name for name in self.metrics if name in (*METRICS_OF_EPOCHS, *METRICS_OF_REGIONS)]
         if task.numbers and len(of_numbers) < len(self.metrics):
-            names = [name for name in self.metrics if name not in of_numbers]
-            warn(
-                f"These metrics are left out: {', '.join(names)}. They need logits of classes, which a regression does "
-                "not have. Leave them out of `metrics` to silence this warning."
-            )
+            names = [name for name in self.metrics if name not in (*of_numbers, *self.optional)]
             self.metrics = of_numbers
+            if names:
+                warn(
+                    f"These metrics are left out: {', '.join(names)}. They need logits of classes, which a regression "
+                    "does not have. Leave them out of `metrics` to silence this warning."
+                )
 
     def explanation_of(
         self,
@@ -306,9 +310,20 @@ class Explainer:
                 forward=query.forward, chunk_size=self.chunk_size,
             )  # fmt: skip
 
+        if "grad_cam" in self.methods and "grad_cam" in self.optional and self.target_layer is None:
+            self._look_for_layer(query)
         explanation, self.methods = self._of_working(self.methods, explanation_of, one_must=True)
         self.target_layer = explanation.target_layer or self.target_layer  # looked for once in a run
         return explanation
+
+    def _look_for_layer(self, query: Query) -> None:
+        """Leave Grad-CAM out if the model has no feature maps."""
+        try:
+            self.target_layer = find_target_layer(query.model, query.images, forward=query.forward)
+        except ValueError:
+            self.methods = [method for method in self.methods if method != "grad_cam"]
+        except RuntimeError:  # said of each method that fails
+            return
 
     def _of_working(
         self, parts: Sequence[P], function: Callable[[Sequence[P]], T], *, one_must: bool = False

@@ -52,14 +52,16 @@ class RunExplanations:
         self.explainer = Explainer(
             self._maps.methods, self._maps.metrics, self._maps.curves(precision), self._maps.method_args,
             self._maps.target_layer, forward=self._maps.forward, strict=settings.strict,
-            robustness=check_robustness(self._maps.robustness),
+            robustness=check_robustness(self._maps.robustness), optional=self._maps.optional,
         )  # fmt: skip
 
     def _take_inputs(self, inputs: Tensor) -> None:
         """Raise if inputs cannot be explained, and leave out what is not defined for them."""
         explainer, baseline = self.explainer, self._maps.baseline
         self._maps.check_inputs(inputs, strict=explainer.strict)
-        explainer.methods, explainer.metrics, notice = defined(inputs, explainer.methods, explainer.metrics, baseline)
+        explainer.methods, explainer.metrics, notice = defined(
+            inputs, explainer.methods, explainer.metrics, baseline, explainer.optional
+        )
         self._notice = notice or self._notice
 
     def explain(self, model: nn.Module, units: Units | None = None) -> EpochExplanations | None:

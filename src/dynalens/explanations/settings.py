@@ -14,6 +14,9 @@ from dynalens.explanations.tokens import check_inputs
 from dynalens.faithfulness import METRICS_OF_REGIONS, CurveSettings, check_metrics
 from dynalens.robustness import check_robust_inputs, check_robustness
 
+DEFAULT_METHODS = ("saliency", "grad_cam")
+DEFAULT_METRICS = ("deletion", "insertion", "symmetric_relevance_gain", "attribution_drift")
+
 
 @dataclass(frozen=True)
 class MapSettings:
@@ -45,6 +48,12 @@ class MapSettings:
         check_robustness(self.robustness)
         self.curves("float32")
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Names of methods and metrics that nobody asked for: where they are not defined, nothing is said."""
+        methods = DEFAULT_METHODS if self.methods == DEFAULT_METHODS else ()
+        return methods + (DEFAULT_METRICS if self.metrics == DEFAULT_METRICS else ())
+
     def curves(self, trainers_precision: str) -> CurveSettings:
         """Return the settings of curves, in a Trainer with this precision."""
         precision = trainers_precision if self.precision == "auto" else self.precision
@@ -55,10 +64,10 @@ class MapSettings:
 
         Args:
             inputs: Of the samples.
-            strict: Whether all maps and metrics must be defined. If not, one of the maps must be.
+            strict: Whether all maps and metrics that are asked for must be defined. If not, one of the maps must be.
         """
         check_robust_inputs(inputs, self.robustness)
-        check_inputs(inputs, self.methods, self.metrics, self.baseline, strict=strict)
+        check_inputs(inputs, self.methods, self.metrics, self.baseline, strict=strict, optional=self.optional)
 
 
 @dataclass(frozen=True)

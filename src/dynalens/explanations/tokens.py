@@ -1,7 +1,7 @@
 """Explain tokens, integers (N, T): what is defined for them, padding, and the vocabulary."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +18,13 @@ _ADVICE = (
 
 
 def check_inputs(
-    inputs: Tensor, methods: Sequence[Method], metrics: Sequence[str], baseline: Any, *, strict: bool = True
+    inputs: Tensor,
+    methods: Sequence[Method],
+    metrics: Sequence[str],
+    baseline: Any,
+    *,
+    strict: bool = True,
+    optional: Collection[str] = (),
 ) -> None:
     """Raise a ValueError if inputs are tokens and a method, a metric or the baseline is not defined for tokens.
 
@@ -27,12 +33,14 @@ def check_inputs(
         methods: Names of maps, or callables.
         metrics: Names of metrics.
         baseline: What replaces tokens in curves: a token, or a word that stands for a kind of picture.
-        strict: Whether all methods and metrics must be defined. If not, one of the methods must be.
+        strict: Whether all methods and metrics must be defined that are not optional. If not, one of the methods must.
+        optional: Names of methods and metrics that nobody asked for.
     """
     blind_methods, blind_metrics = _undefined(inputs, methods, metrics, baseline)
-    if len(blind_methods) == len(methods) or (strict and blind_methods + blind_metrics):
-        baselines = [repr(baseline)] if isinstance(baseline, str) and _curves(metrics) else []
-        names = [*blind_methods, *filter(_masks_pixels, blind_metrics), *baselines]
+    wishes = [name for name in blind_methods + blind_metrics if name not in optional]
+    if len(blind_methods) == len(methods) or (strict and wishes):
+        baselines = [repr(baseline)] if isinstance(baseline, str) and _curves(wishes) - {*methods} else []
+        names = [*(name for name in wishes if name in methods or _masks_pixels(name)), *baselines]
         raise ValueError(
             f"Expected `methods`, `metrics` and `baseline` that are defined for tokens, {tuple(inputs.shape)}, "
             f"{inputs.dtype}, got {', '.join(names)}. {_ADVICE}"
@@ -40,18 +48,17 @@ def check_inputs(
 
 
 def defined(
-    inputs: Tensor, methods: Sequence[Method], metrics: Sequence[str], baseline: Any
+    inputs: Tensor, methods: Sequence[Method], metrics: Sequence[str], baseline: Any, optional: Collection[str]
 ) -> tuple[Sequence[Method], Sequence[str], str]:
-    """Return the methods and the metrics that are defined for these inputs, and a notice if these are not all."""
+    """Return the methods and the metrics that are defined for these inputs, and a notice if a wish is left out."""
     blind_methods, blind_metrics = _undefined(inputs, methods, metrics, baseline)
-    if not blind_methods + blind_metrics:
-        return methods, metrics, ""
+    wishes = [name for name in blind_methods + blind_metrics if name not in optional]
     notice = (
-        f"Left out of the explanations, training goes on: {', '.join(blind_methods + blind_metrics)}. The inputs are "
-        f"tokens, {tuple(inputs.shape)}, {inputs.dtype}, for which these methods and metrics are not defined, even if "
-        f"they are defaults. {_ADVICE}"
+        f"Left out of the explanations, training goes on: {', '.join(wishes)}. The inputs are tokens, "
+        f"{tuple(inputs.shape)}, {inputs.dtype}, for which these methods and metrics are not defined. {_ADVICE}"
     )
-    return [m for m in methods if m not in blind_methods], [m for m in metrics if m not in blind_metrics], notice
+    usable_methods = [method for method in methods if method not in blind_methods]
+    return usable_methods, [name for name in metrics if name not in blind_metrics], notice if wishes else ""
 
 
 def _undefined(
