@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from dynalens import CaptureError, SampleIdentityError, TrainingDynamicsMonitor
 from test_losses import assert_equals_the_definitions
@@ -214,4 +214,63 @@ def test_mixed_images_are_recorded_with_their_own_labels_where_a_step_returns_th
         fit(tmp_path, TrainingDynamicsMonitor(), model=Mixes())
     monitor = TrainingDynamicsMonitor(history=False)
     module = fit_undisturbed(tmp_path, monitor, ReturnsItsOwnLabels, max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+class Pairs(Dataset[Any]):
+    """Each item is two samples and their names."""
+
+    def __len__(self) -> int:
+        return N // 2
+
+    def __getitem__(self, i: int) -> Any:
+        pair = slice(2 * i, 2 * i + 2)
+        return images()[pair], labels()[pair], [str(2 * i), str(2 * i + 1)]
+
+
+class OfFirstTwo(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch[:2], batch_idx)
+
+
+def test_items_of_several_samples_are_an_error_and_recorded_by_their_names(tmp_path: Path) -> None:
+    def pairs() -> Any:
+        return DataLoader(Pairs(), batch_size=None)
+
+    with pytest.raises(SampleIdentityError, match=r"an item of the dataset is several samples.*`index=`"):
+        fit(tmp_path, TrainingDynamicsMonitor(history=False), model=OfFirstTwo(), data=pairs, max_epochs=1)
+    monitor = TrainingDynamicsMonitor(history=False, index=2)
+    module = fit(tmp_path, monitor, model=OfFirstTwo(), data=pairs, max_epochs=2)
+    assert monitor.table().index.tolist() == [str(i) for i in range(N)]
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+class JoinsLoaders(Classifier):
+    """Trains on the samples of two loaders at once."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        (x, y), (others, labels_of_others) = batch
+        logits = self(torch.cat([x, others]) / N)
+        self.remember(x, logits[: len(x)], y)
+        return self.result(F.cross_entropy(logits, torch.cat([y, labels_of_others])), logits[: len(x)], y)
+
+    def result(self, loss: Tensor, logits: Tensor, y: Tensor) -> Any:
+        return loss
+
+
+class ReturnsThoseOfOne(JoinsLoaders):
+    def result(self, loss: Tensor, logits: Tensor, y: Tensor) -> Any:
+        return {"loss": loss, "logits": logits, "targets": y}
+
+
+def test_rows_of_another_loader_are_an_error_whose_advice_works(tmp_path: Path) -> None:
+    def loaders() -> Any:
+        return [loader(), loader(batch_size=3)]
+
+    with pytest.raises(SampleIdentityError, match=r"adds rows of another loader.* `logits` and `targets` without them"):
+        fit(
+            tmp_path, TrainingDynamicsMonitor(history=False, loader=0), model=JoinsLoaders(), data=loaders, max_epochs=1
+        )
+    monitor = TrainingDynamicsMonitor(history=False, loader=0)
+    module = fit(tmp_path, monitor, model=ReturnsThoseOfOne(), data=loaders, max_epochs=2)
     assert_equals_the_definitions(monitor.statistics(), module.seen)

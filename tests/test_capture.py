@@ -115,7 +115,7 @@ def test_nll_loss_sees_log_probabilities(tmp_path: Path) -> None:
 
 
 def test_a_callable_decides(tmp_path: Path) -> None:
-    watch = Watch(lambda outputs, batch: (torch.eye(K)[batch[1]], batch[1]))
+    watch = Watch(lambda outputs, batch: (2 * torch.eye(K)[batch[1]], batch[1]))
     fit(tmp_path, watch, model=WithLoss(own_loss))
     assert watch.found[0] is not None
     assert torch.equal(watch.found[0].logits.argmax(1), watch.found[0].targets)
@@ -413,7 +413,7 @@ def test_a_layer_needs_a_label_in_the_batch(tmp_path: Path) -> None:
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return self(batch[0]).sum()
 
-    with pytest.raises(CaptureError, match=r"one label in the batch .* got 0 in a list"):
+    with pytest.raises(CaptureError, match=r"one label in the batch .* got 0 in a list\. Pass `capture=`"):
         fit(
             tmp_path,
             Watch("module:net"),

@@ -406,6 +406,31 @@ def test_rows_that_cannot_be_shared_out_raise_with_advice_that_works(tmp_path: P
     assert monitor.statistics().presentations.tolist() == [1] * N
 
 
+class Paths(Tagger):
+    """A linear chain without transitions: the log of the sum over all paths, minus the score of the given one."""
+
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        total = scores[:, 0]
+        for t in range(1, scores.shape[1]):
+            total = (total[:, :, None] + scores[:, t, None]).logsumexp(dim=1)
+        given_scores = scores.gather(2, given.clamp(min=0)[..., None])[..., 0] * (given >= 0)
+        return (total.logsumexp(dim=1) - given_scores.sum(dim=1)).mean()
+
+
+class ReturnsScores(Paths):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return {"loss": super().loss(scores, given), "logits": scores.movedim(2, 1), "targets": given}
+
+
+def test_a_loss_of_paths_is_an_error_that_says_what_to_return(tmp_path: Path) -> None:
+    without_index = TensorDataset(sentences(), tags())
+    with pytest.raises(CaptureError, match=r"got 0 in a list\. Return a dict with `loss`, `logits` and `targets`"):
+        run(tmp_path, Paths(), TrainingDynamicsMonitor(), data=without_index)
+    monitor = TrainingDynamicsMonitor(history=False)
+    run(tmp_path, ReturnsScores(), monitor, data=without_index, max_epochs=1)
+    assert monitor.statistics().presentations.tolist() == [1] * N
+
+
 class LastAxis(Tagger):
     def loss(self, scores: Tensor, given: Tensor) -> Any:
         return {"loss": F.cross_entropy(scores.movedim(2, 1), given), "logits": scores, "targets": given}

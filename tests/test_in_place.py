@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalens import CaptureError, IndexedDataset, SampleIdentityError, TrainingDynamicsMonitor
@@ -168,6 +168,45 @@ def test_a_loss_of_logits_that_is_given_probabilities_is_warned_of_once(
     warned = [str(each.message) for each in recwarn if "by itself" in str(each.message)]
     assert len(warned) == (message is not None)
     assert message is None or re.search(f"{message}.*Leave the .* out and pass logits", warned[0])
+
+
+class ReturnsProbabilities(Classifier):
+    """Returns a softmax under the key of logits; its last layer is a softmax, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.append(nn.Softmax(dim=1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        probabilities = self(x / N)
+        self.remember(x, probabilities.log(), y)
+        loss = F.nll_loss(probabilities.log(), y)
+        return {"loss": loss, "logits": probabilities.detach(), "targets": y, "log": probabilities.detach().log()}
+
+
+@pytest.mark.parametrize(
+    ("capture", "warns"),
+    [
+        ("auto", True),
+        (lambda outputs, batch: (outputs["logits"], batch[1]), True),
+        ("module:net", True),
+        (lambda outputs, batch: (outputs["log"], batch[1]), False),
+        ("module:net.3", False),
+    ],
+    ids=["returned", "callable", "layer", "logarithm", "layer before"],
+)
+def test_probabilities_that_are_named_as_logits_are_warned_of_once(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, capture: Any, warns: bool
+) -> None:
+    monitor = TrainingDynamicsMonitor(history=False, capture=capture)
+    module = fit(tmp_path, monitor, model=ReturnsProbabilities(), max_epochs=1)
+    warned = [str(each.message) for each in recwarn if "got probabilities" in str(each.message)]
+    assert len(warned) == warns
+    if warns:
+        assert re.search("each row sums to 1.*Return the logits, or the logarithm of the probabilities", warned[0])
+    else:
+        assert_equals_the_definitions(monitor.statistics(), module.seen)
 
 
 class ChangesScores(Classifier):

@@ -1,6 +1,10 @@
 """What to do about a step that shows no loss, or more than one."""
 
-from dynalens.capture.batch import CaptureError
+from typing import Any
+
+from torch import Tensor
+
+from dynalens.capture.batch import CaptureError, summary
 from dynalens.capture.loss_tap import LOSSES, REGRESSIONS
 from dynalens.capture.losses import StepLosses, calls_in_words, different
 from dynalens.capture.regression import REMEDY as OF_NUMBERS
@@ -41,3 +45,10 @@ def not_one_loss(calls: str, losses: StepLosses, of_numbers: StepLosses, *, is_m
         "Expected one classification loss in a training step, or one loss of numbers whose targets are labels of "
         f"the batch, got {calls}{exclusion}. {REMEDY}{few_shot}{regression}{hint}"
     )
+
+
+def label_tensor(labels: Any) -> Tensor:
+    """Return the batch's labels, if they are a tensor."""
+    if not isinstance(labels, Tensor):
+        raise CaptureError(f"Expected the batch's labels to be a tensor, got {summary(labels)}. {REMEDY}")
+    return labels

@@ -17,6 +17,7 @@ _INPUTS = (
     "does not give one row of logits for each sample, also pass `forward=` with a callable(pl_module, images) "
     "that picks one"
 )
+CALLABLE = "`capture=` with a callable(outputs, batch) -> (logits, targets)"
 
 
 class CaptureError(RuntimeError):
@@ -47,7 +48,7 @@ def label_vectors(batch: Any) -> list[Any]:
     return [part for part in batch[1:] if isinstance(part, Tensor) and part.ndim == 1] if is_listed else []
 
 
-def labels_of(batch: Any, *, remedy: str = "`capture=` with a callable(outputs, batch)") -> Any:
+def labels_of(batch: Any, *, remedy: str = f"Pass {CALLABLE}.") -> Any:
     """Return the labels of the batch.
 
     These are the only vector after its first entry, or the entry under a usual key of labels.
@@ -56,7 +57,7 @@ def labels_of(batch: Any, *, remedy: str = "`capture=` with a callable(outputs, 
     if len(candidates) != 1:
         raise CaptureError(
             f"Expected one label in the batch (its second entry, or a key of {', '.join(LABEL_KEYS)}), got "
-            f"{len(candidates)} in {summary(batch)}. Pass {remedy}."
+            f"{len(candidates)} in {summary(batch)}. {remedy}"
         )
     return candidates[0]
 
@@ -175,7 +176,7 @@ def _usual_input_of(batch: Any) -> Any:
 
 def _usual_labels_of(batch: Any) -> Any:
     pair = isinstance(batch, Sequence) and len(batch) == 2 and isinstance(batch[1], Tensor)
-    return batch[1] if pair else labels_of(batch, remedy=_INPUTS)
+    return batch[1] if pair else labels_of(batch, remedy=f"Pass {_INPUTS}.")
 
 
 def summary(value: Any) -> str:

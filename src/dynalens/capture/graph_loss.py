@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dynalens.capture.batch import CaptureError, label_vectors, labels_of
+from dynalens.capture.batch import CALLABLE, CaptureError, label_vectors, labels_of
 from dynalens.capture.entries import Path, entry_at, leaves
 from dynalens.capture.graph import SIGMOID, Activation, LossGraph, Node, look_behind, pull
 from dynalens.capture.loss_tap import LossCall
@@ -23,6 +23,7 @@ from dynalens.capture.parameters import are_of_one_network, weights_before, weig
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import NOT_A_CLASS
 
+_REMEDY = f"Return a dict with `loss`, `logits` and `targets` from `training_step`, or pass {CALLABLE}."
 _NO_GRAPH = LossGraph(torch.empty(0), [], [], [], [])
 _NEITHER = 0.5
 """Stands for the labels of rows in which the loss used other labels than the batch has."""
@@ -159,14 +160,14 @@ class ObservedLoss:
         vectors, selection = label_vectors(samples), self.followed_constant(rows_of)
         vectors = vectors or [leaf for _, leaf in leaves(samples) if leaf.ndim == 1]  # under keys of the user's own
         if len(vectors) < 2:
-            return vectors[0] if vectors else labels_of(samples), selection
+            return vectors[0] if vectors else labels_of(samples, remedy=_REMEDY), selection
         if self._place is None:
             chosen_rows = slice(None) if selection is None else rows_of(selection)
             places = [place for place, vector in enumerate(vectors) if self._uses(vector, chosen_rows)]
             integers = [place for place in places if _holds_integers(vectors[place])]
             self._place = next((choice[0] for choice in (places, integers) if len(choice) == 1), None)
         if self._place is None or self._place >= len(vectors):
-            return labels_of(samples), selection
+            return labels_of(samples, remedy=_REMEDY), selection
         return vectors[self._place], selection
 
     def _uses(self, labels: Any, chosen_rows: Any) -> bool:
@@ -235,10 +236,8 @@ class ObservedLoss:
     def _disagreement(self, activation: Activation) -> CaptureError:
         return CaptureError(
             f"Expected a loss of the batch's labels and {in_words(activation)}, got one that does not use these "
-            "labels, or uses others, too. Return a dict with `loss`, `logits` and `targets` from "
-            "`training_step`, or pass `capture=` with a callable(outputs, batch) -> (logits, targets). If it uses the "
-            "batch's labels in another form, as losses of ranks and overlaps do, pass `capture='module:<name>'` with "
-            "the layer that gives the logits."
+            f"labels, or uses others, too. {_REMEDY} If it uses the batch's labels in another form, as losses of ranks "
+            "and overlaps do, pass `capture='module:<name>'` with the layer that gives the logits."
         )
 
 

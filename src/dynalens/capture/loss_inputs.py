@@ -1,5 +1,7 @@
 """Losses of logits that were given values in [0, 1], such as probabilities."""
 
+from typing import Any
+
 from torch import Tensor
 
 from dynalens.capture.graph import comes_from, divides_exponentials
@@ -34,6 +36,19 @@ def warn_of_probabilities(call: LossCall) -> None:
             f"Expected logits as the input of `{call.name}`, got the result of a {operation}: the loss takes the "
             f"{function} of its input by itself, so the network hardly learns. The record has the probabilities "
             f"that this loss computes. Leave the {operation} out and pass logits."
+        )
+
+
+def warn_of_given_probabilities(logits: Any, source: str) -> None:
+    """Warn if rows of what a user named as logits are probabilities. Looks at one batch, and waits for the device.
+
+    ``source`` says where they were named.
+    """
+    if isinstance(logits, Tensor) and logits.ndim > 1 and logits.numel() and _are_distributions(logits.detach()):
+        warn(
+            f"Expected logits ({source}), got probabilities: no number is negative, and each row sums to 1. The record "
+            "takes the softmax of them, so margins and confidences are wrong. Return the logits, or the logarithm of "
+            "the probabilities."
         )
 
 

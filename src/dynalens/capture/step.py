@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynalens.capture.advice import ANOTHER_NETWORK, REMEDY, not_one_loss
+from dynalens.capture.advice import ANOTHER_NETWORK, REMEDY, label_tensor, not_one_loss
 from dynalens.capture.batch import CaptureError, labels_beside, summary
 from dynalens.capture.capture_argument import Capture, NamedLayer, function_of, layer_name_of
 from dynalens.capture.dense import DenseTargets
@@ -15,7 +15,7 @@ from dynalens.capture.entries import leaves
 from dynalens.capture.graph import Node
 from dynalens.capture.graph_loss import ObservedLoss, in_words
 from dynalens.capture.label_rows import SeveralLabels, log_odds, mark_ignored, with_ignored
-from dynalens.capture.loss_inputs import warn_of_probabilities
+from dynalens.capture.loss_inputs import warn_of_given_probabilities, warn_of_probabilities
 from dynalens.capture.loss_tap import BINARY, NUMBERS_TAP, PROBABILITIES, TAP, DirectImports, LossCall
 from dynalens.capture.losses import StepLosses, calls_in_words, in_few_words, reach
 from dynalens.capture.merging import RowsOf, check_returned
@@ -260,12 +260,12 @@ class StepCapture:
 
     def _find(self, outputs: Any, batch: Any, samples: Any, rows_of: RowsOf, choose: Choose) -> Presentation | None:
         if self._function:
-            return self._checked(*with_ignored(*self._function(outputs, batch)), source="logits and targets: `capture`")
+            return self._given(*with_ignored(*self._function(outputs, batch)), source="logits and targets: `capture`")
         if self._layer is not None:
             source, output = f"logits: output of {self._layer.name}; targets: of the batch", self._layer.output()
             if output is None:
                 return None
-            return self._checked(output, labels_beside(samples, output), source=source)._replace(of_layer=True)
+            return self._given(output, labels_beside(samples, output), source=source)._replace(of_layer=True)
         keys = isinstance(outputs, (dict, Mapping)) and "logits" in outputs and "targets" in outputs
         if self.capture == "outputs" or (self.capture in ("auto", "labels") and keys):
             numbers = None if keys else self._from_numbers(outputs, samples, rows_of)
@@ -279,8 +279,14 @@ class StepCapture:
             if not self._is_resolved:
                 check_returned(outputs, self._losses.calls, rows_of)
             tensors = with_ignored(outputs["logits"], outputs["targets"])
-            return self._checked(*tensors, source="logits and targets: of the result")
+            return self._given(*tensors, source="logits and targets: of the result")
         return self._observed(outputs, batch, samples, rows_of, choose)
+
+    def _given(self, logits: Any, targets: Any, loss_mask: Tensor | None = None, *, source: str) -> Presentation:
+        """Return logits that the user named, with their targets."""
+        if not self._is_resolved:
+            warn_of_given_probabilities(logits, source)
+        return self._checked(logits, targets, loss_mask, source=source)
 
     def _observed(self, outputs: Any, batch: Any, samples: Any, rows_of: RowsOf, choose: Choose) -> Presentation:
         if self._losses.calls:
@@ -355,7 +361,7 @@ class StepCapture:
         rows = self._observed_loss.several_labels(samples, rows_of)
         if rows is None:
             labels, selection = self._observed_loss.labels_in(samples, rows_of)
-            labels = _as_tensor(labels)
+            labels = label_tensor(labels)
             own_labels = labels if selection is None else labels.flatten()[rows_of(selection)]
             rows = (*self._observed_loss.rows(own_labels), labels if selection is None else selection)
         self.observes = True
@@ -390,9 +396,3 @@ class StepCapture:
             return
         above_0 = (targets != 0).any()
         self._class_above_0 = above_0 if self._class_above_0 is None else self._class_above_0 | above_0
-
-
-def _as_tensor(labels: Any) -> Tensor:
-    if not isinstance(labels, Tensor):
-        raise CaptureError(f"Expected the batch's labels to be a tensor, got {summary(labels)}. {REMEDY}")
-    return labels
