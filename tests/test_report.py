@@ -78,6 +78,30 @@ def test_names_are_text_and_nothing_is_fetched(record: Record, tmp_path: Path) -
     assert set(re.findall(r"https?://[^\"' ]+", text)) == {"http://www.w3.org/2000/svg"}
 
 
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2.2 defines it, of #rgb or #rrggbb."""
+    digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_colours_of_the_pages_are_told_from_what_they_lie_on(record: Record, tmp_path: Path) -> None:
+    page = write_report(record, tmp_path / "page.html").read_text(encoding="utf-8")
+    designs = [
+        dict(re.findall(r"--([\w-]+): #(\w+)", part)) for part in re.findall(r":root \{(.*?)\}", page, re.DOTALL)
+    ]
+    assert len(designs) == 2  # light and dark
+    grounds = ("paper", "ground")
+    pairs = {(text, ground): 4.5 for text in ("ink", "faint", "given", "suggested") for ground in grounds}
+    pairs |= {("ink", "field"): 4.5, ("given", "field"): 4.5, ("on-main", "main"): 4.5}  # SC 1.4.3
+    pairs |= {(border, ground): 3 for border in ("edge", "current") for ground in grounds}  # SC 1.4.11
+    for colours in designs:
+        for (front, back), least in pairs.items():
+            darker, lighter = sorted(luminance(colours[name]) for name in (front, back))
+            assert (lighter + 0.05) / (darker + 0.05) >= least, (front, back)
+
+
 def test_pages_say_that_they_need_scripts(record: Record, tmp_path: Path) -> None:
     for write in (write_report, write_audit):  # a notebook server runs none in a file that it was not told to trust
         text = write(record, tmp_path / "page.html").read_text(encoding="utf-8")

@@ -26,7 +26,8 @@ function roundTo(largest) {
 
 // How many of the first n labels are wrong: value and band.
 function foundCurve(points) {
-  const svg = draw("svg", { viewBox: "0 0 400 190", role: "img", width: "100%" });
+  const name = by("found").textContent.trim();
+  const svg = draw("svg", { viewBox: "0 0 400 190", role: "img", width: "100%", "aria-label": name });
   const most = points[points.length - 1][0], highest = Math.max(...points.map(point => point[3]), 1);
   const x = n => 34 + 346 * n / most, y = wrong => 160 - 138 * wrong / highest;
   const line = column => points.map(point => `${x(point[0])},${y(point[column])}`);
