@@ -534,6 +534,35 @@ def test_pages_keep_what_was_entered_each_time_that_they_are_opened_again(
             browser.refresh()
 
 
+def test_a_key_in_the_first_frame_replaces_nothing_that_is_stored(browser: Any, run: Path, tmp_path: Path) -> None:
+    page = write_audit(load_record(run), tmp_path / "audit.html", n=6, dataset=train_set())
+    browser.get(page.as_uri())
+    keys(browser, "u", "y")
+    waited(lambda: browser.execute_script("return answers.isStored"))
+    early = "answer('right'); move(1); answer('right'); answers.open(show)"
+    page.write_text(page.read_text("utf-8").replace("answers.open(show)", early), "utf-8")
+    browser.get(page.as_uri())
+    waited(lambda: ", 3 answered" in browser.find_element("id", "count").text)
+    assert browser.execute_script("return answers.get(cards[0].id).answer") == "unsure"
+
+
+@pytest.mark.parametrize(("width", "height"), [(720, 700), (840, 500), (1400, 620), (390, 800)])
+def test_the_bar_of_the_report_covers_no_part_of_the_current_card(
+    browser: Any, run: Path, tmp_path: Path, width: int, height: int
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", LAPTOP | {"width": width, "height": height})
+    browser.get(write_report(load_record(run), tmp_path / "report.html", dataset=train_set()).as_uri())
+    keys(browser, *[Keys.ARROW_DOWN] * 4, *[Keys.ARROW_UP] * 2)
+    places = """const bar = document.getElementById("bar").getBoundingClientRect();
+        const card = document.querySelector(".card.current").getBoundingClientRect();
+        return [bar.bottom, card.top, card.bottom, innerHeight]"""
+    bar, top, bottom, window = browser.execute_script(places)
+    assert bar <= top < bottom <= window
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_a_page_reads_answers_that_a_person_wrote_into_a_spreadsheet(browser: Any, run: Path, tmp_path: Path) -> None:
     record = load_record(run)
     page = write_audit(record, tmp_path / "audit.html", n=6, dataset=train_set()).as_uri()

@@ -37,13 +37,14 @@ class Kept {
   }
   // Chromium sometimes gives the page of a file an empty storage for as long as it is open, if the page asks for it, or
   // for its events, before the first frame: then nothing that was stored is seen, and nothing new is stored.
+  // What a key entered in that frame, when nobody had seen what is stored, replaces none of it.
   async open(changed) {
     await new Promise(requestAnimationFrame);
     const entered = this.map;
     this.isOpen = true;
     this.read();
     this.isStored = this.canStore();
-    for (const [id, value] of entered) this.set(id, value);
+    for (const [id, value] of entered) if (!this.has(id)) this.set(id, value);
     addEventListener("storage", event => {
       if (event.key === this.key && this.isStored) { this.read(); changed(); }
     });

@@ -204,6 +204,11 @@ function moveTo(box, scroll = true) {
   if (scroll) current.scrollIntoView({ block: "nearest" });
   if (by("large").open) enlarge();
 }
+// A card that is scrolled to stays below the bar, however many lines the bar has.
+new ResizeObserver(() => {
+  const isSticky = getComputedStyle(by("bar")).position === "sticky";
+  document.documentElement.style.scrollPaddingTop = isSticky ? `${by("bar").offsetHeight}px` : "";
+}).observe(by("bar"));
 function step(offset) {
   if (!shown.length) return;
   const position = shown.indexOf(current) + offset;
