@@ -352,3 +352,32 @@ def test_steps_after_one_whose_loss_uses_no_labels_are_recorded(tmp_path: Path) 
         module = fit(tmp_path, monitor, model=WithoutLabelsOnce())
     assert_equals_the_definitions(monitor.statistics(), module.seen)
     assert monitor.record.meta.incomplete_epochs == [1]
+
+
+class Reconstructs(Classifier):
+    """Trains on reconstructions in the first epoch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.current_epoch:
+            return super().training_step(batch, batch_idx)
+        return self.result(F.mse_loss(self.net[0](batch[0] / N).mean(dim=1), batch[0][:, 0, 1:5, 1:5]), batch[1])
+
+    def result(self, loss: Tensor, y: Tensor) -> Any:
+        return loss
+
+
+class ReturnsNoTargets(Reconstructs):
+    def result(self, loss: Tensor, y: Tensor) -> Any:
+        return {"loss": loss, "logits": torch.zeros(len(y), K), "targets": torch.full_like(y, -100)}
+
+
+@pytest.mark.parametrize("capture", ["auto", "module:net.3"])
+def test_steps_that_pretrain_are_an_error_that_says_what_to_return(tmp_path: Path, capture: str) -> None:
+    with pytest.raises(CaptureError, match=r"pretrains the network, return any `logits` .* and `targets` of -100"):
+        fit(tmp_path, TrainingDynamicsMonitor(history=False, capture=capture), model=Reconstructs(), max_epochs=1)
+
+
+def test_the_record_begins_after_steps_that_return_no_targets(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit_undisturbed(tmp_path, monitor, ReturnsNoTargets, max_epochs=3)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)

@@ -13,6 +13,10 @@ REMEDY = (
     "Return a dict with `loss`, `logits` and `targets` from `training_step`, or pass `capture=` with a "
     "callable(outputs, batch) -> (logits, targets), or with 'module:<name>' of the layer that gives the logits."
 )
+NO_LABELS = (
+    "If a step trains on no labels, as one that pretrains the network, return any `logits` (N, K) and `targets` of "
+    "-100 from it"
+)
 ANOTHER_NETWORK = (
     "Expected all steps to train one network on the labels, got a step with the logits of another network, as if two "
     "were trained in turn."
@@ -40,7 +44,8 @@ def not_one_loss(calls: str, losses: StepLosses, of_numbers: StepLosses, *, is_m
     exclusion = f" (not counting losses whose targets are no labels, {calls_in_words(numbers)})" if numbers else ""
     few_shot = _FEW_SHOT if is_manual and len(different(losses.calls)) > 2 else ""
     regression = "" if losses.calls else f" For a regression: {OF_NUMBERS}"
-    hint = f" Losses that need no argument: {', '.join((*LOSSES, *REGRESSIONS))}." if calls == "none" else ""
+    names = ", ".join((*LOSSES, *REGRESSIONS))
+    hint = f" {NO_LABELS}. Losses that need no argument: {names}." if calls == "none" else ""
     return CaptureError(
         "Expected one classification loss in a training step, or one loss of numbers whose targets are labels of "
         f"the batch, got {calls}{exclusion}. {REMEDY}{few_shot}{regression}{hint}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynalens.capture.advice import REMEDY
+from dynalens.capture.advice import NO_LABELS, REMEDY
 from dynalens.capture.batch import CaptureError
 from dynalens.capture.graph import Node
 from dynalens.observation import LayerCalls, layer_calls, module_named
@@ -70,12 +70,14 @@ class NamedLayer:
         """Return what the layer gave in this step; None if a step after the first one trains something else.
 
         Raises:
-            CaptureError: If several calls of the layer lead to the loss.
-            RuntimeError: If the layer did not run in the first step, or gave no tensor.
+            CaptureError: If several calls of the layer lead to the loss, or if it did not run in the first step.
         """
         if self._has_gradients and not self._calls.have_gradients:
             return None
-        calls = self._calls.leading_to(self._losses)
+        try:
+            calls = self._calls.leading_to(self._losses)
+        except RuntimeError as error:
+            raise CaptureError(f"{error} {NO_LABELS}, without `capture=`.") from None
         if len(calls) != 1:
             raise CaptureError(
                 f"Expected `capture` to name a layer that is called once to compute the loss, got {len(calls)} calls "
