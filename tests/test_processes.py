@@ -156,12 +156,17 @@ def test_one_process_resumes_a_checkpoint_of_two(folder: Path, tmp_path: Path) -
 
 CHANGED = "ValueError: Expected the label of a sample to stay the same, got"
 LENGTHS = "SampleIdentityError: Expected the same training dataset in each process, got lengths [24, 25]. Give"
+OTHERS = (
+    "SampleIdentityError: Expected the same training dataset in each process, got other samples at the same positions."
+)
 ROWS = "RowCountError: Expected 4 rows of logits for 4 samples in the batch, got 3."
 OTHER = "RuntimeError: Expected all 2 processes to go on, got an error in process"
 # For each process the beginning of its error; and the steps before it.
 ENDS: dict[str, tuple[str, str, int]] = {
     "label": (CHANGED, CHANGED, 4),
     "length": (LENGTHS, LENGTHS, 0),
+    "parts": (OTHERS, OTHERS, 0),
+    "files": (OTHERS, OTHERS, 0),
     "first batch": (f"{OTHER} 1: {ROWS}", ROWS, 1),
     "later batch": (f"{OTHER} 1: {ROWS}", ROWS, 4),
     "explanation": ("RuntimeError: on purpose", f"{OTHER} 0: RuntimeError: on purpose", 4),

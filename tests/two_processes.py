@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, WeightedRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Subset, TensorDataset, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from dynalens import AttributionMonitor, TrainingDynamicsMonitor
@@ -65,6 +65,19 @@ def shorter_in_the_second() -> DataLoader[Any]:
     return loader(dataset(N - rank()))
 
 
+def part_of_each() -> DataLoader[Any]:
+    """All labels are equal, as at most positions if a sorted dataset is shared out by turns."""
+    return loader(Subset(TensorDataset(images(N), labels(N) * 0), range(rank(), N - 1, 2)))
+
+
+class Folder(TensorDataset):
+    """Other files in each process."""
+
+    def __init__(self) -> None:
+        super().__init__(images(N), labels(N) * 0)
+        self.samples = [(f"part_{rank()}/{rank()}_{i}.png", 0) for i in range(N)]
+
+
 class DropsOneOf:
     """Drops a sample of this process's batch and leaves nothing that tells which."""
 
@@ -91,6 +104,8 @@ WITH_PROBABILITIES = ("shuffle", "own sampler")
 FAILURES: dict[str, Callable[[], DataLoader[Any]]] = {
     "label": relabelled_in_the_second,
     "length": shorter_in_the_second,
+    "parts": part_of_each,
+    "files": lambda: loader(Folder()),
     "first batch": lambda: loader(dataset(N), collate_fn=DropsOneOf(0)),
     "later batch": lambda: loader(dataset(N), collate_fn=DropsOneOf(2)),
 }

@@ -51,7 +51,7 @@ class SameSamples:
         if self._roots is not None and len(self._roots) == len(roots):
             _check_positions(self._roots, roots)
             return
-        checksums = _checksums(roots, paths)
+        checksums = checksums_of(roots, paths)
         earlier_checksums = self._checksums if self._checksums is not None and self._roots is None else {}
         if earlier_checksums.get("positions") not in (None, checksums["positions"]):
             raise SampleIdentityError(
@@ -81,7 +81,8 @@ def _check_positions(earlier_roots: Array, roots: Array) -> None:
         )
 
 
-def _checksums(roots: Array, paths: Sequence[str] | None) -> dict[str, int | None]:
+def checksums_of(roots: Array, paths: Sequence[str] | None) -> dict[str, int | None]:
+    """Return the checksums of samples, as :meth:`SameSamples.check` takes these. Of files that are not known, None."""
     names = None if paths is None else "\0".join(PurePath(path).name for path in paths)
     return {
         "positions": zlib.crc32(np.ascontiguousarray(roots, dtype="<i8").tobytes()),

@@ -22,7 +22,7 @@ from dynalens.identity.recorder import (
     step_indices,
     training_loader,
 )
-from dynalens.identity.same_samples import SameSamples
+from dynalens.identity.same_samples import SameSamples, checksums_of
 from dynalens.identity.sample_ids import SampleIds, indices_in_batch
 from dynalens.identity.second_reading import are_drawn_anew
 
@@ -35,6 +35,11 @@ WAYS = {
     "IndexedDataset": "the positions that IndexedDataset adds",
 }
 """The ways to identify samples, with the words for the line at the start of a fit."""
+
+_OTHER_DATASETS = (
+    "Expected the same training dataset in each process, got {}. Give each of them the whole dataset and let the "
+    "sampler share it out."
+)
 
 
 class SampleIdentity:
@@ -110,8 +115,8 @@ class SampleIdentity:
             num_samples: Length of this process's record; None if it is not known yet.
 
         Raises:
-            SampleIdentityError: In every process, if several are to go on with a record of ids, or datasets differ in
-                length.
+            SampleIdentityError: In every process, if several are to go on with a record of ids, or if datasets differ
+                in length or are other subsets or files.
         """
         if processes.number > 1 and self.ids is not None:
             raise SampleIdentityError(
@@ -120,10 +125,19 @@ class SampleIdentity:
             )
         lengths = {int(n) for n in torch.cat(processes.gather(torch.tensor([num_samples or -1])))}
         if len(lengths) > 1:
-            raise SampleIdentityError(
-                f"Expected the same training dataset in each process, got lengths {sorted(lengths)}. Give each "
-                "of them the whole dataset and let the sampler share it out."
-            )
+            raise SampleIdentityError(_OTHER_DATASETS.format(f"lengths {sorted(lengths)}"))
+        if processes.number > 1:
+            samples = processes.gather(torch.tensor([self._checksums()]))
+            if not all(torch.equal(each, samples[0]) for each in samples):
+                raise SampleIdentityError(_OTHER_DATASETS.format("other samples at the same positions"))
+
+    def _checksums(self) -> list[int]:
+        """Return numbers that tell the dataset's samples from others; -1 where nothing is known."""
+        if not self._by_position:
+            return [-1, -1]
+        roots = root_indices(self.dataset)
+        checksums = checksums_of(roots, sample_names(self.dataset, roots))
+        return [-1 if checksum is None else checksum for checksum in checksums.values()]
 
     @property
     def dataset(self) -> Any:
