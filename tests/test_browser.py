@@ -534,6 +534,24 @@ def test_pages_keep_what_was_entered_each_time_that_they_are_opened_again(
             browser.refresh()
 
 
+def test_a_page_of_a_second_round_forgets_its_own_answers_only(browser: Any, run: Path, tmp_path: Path) -> None:
+    record = load_record(run)
+    first = write_audit(record, tmp_path / "first.html", n=4, dataset=train_set()).as_uri()
+    answers = record.audit_plan(4).assign(answer="right")
+    second = write_audit(record, tmp_path / "second.html", n=4, dataset=train_set(), answers=answers).as_uri()
+    browser.get(first)
+    keys(browser, *"yyyy")
+    browser.get(second)
+    keys(browser, "u")
+    browser.find_element("id", "clear").click()
+    dialog = browser.switch_to.alert
+    assert dialog.text == "Forget all 1 answer?"
+    dialog.accept()
+    assert browser.find_element("id", "count").text == "sample 1 of 4, 0 answered"
+    browser.get(first)
+    waited(lambda: ", 4 answered" in browser.find_element("id", "count").text)
+
+
 def test_a_key_in_the_first_frame_replaces_nothing_that_is_stored(browser: Any, run: Path, tmp_path: Path) -> None:
     page = write_audit(load_record(run), tmp_path / "audit.html", n=6, dataset=train_set())
     browser.get(page.as_uri())

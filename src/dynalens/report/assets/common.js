@@ -75,10 +75,13 @@ class Kept {
     value ? this.map.set(id, value) : this.map.delete(id);
     this.write();
   }
-  clear() { this.map.clear(); this.write(); }
+  forget(ids) {
+    if (this.isStored) this.read();
+    for (const id of ids) this.map.delete(id);
+    this.write();
+  }
   get(id) { return this.map.get(id); }
   has(id) { return this.map.has(id); }
-  get size() { return this.map.size; }
 }
 
 // CSV as RFC 4180 has it. A text that a spreadsheet would take for a formula gets an apostrophe, which is taken off again.
@@ -170,10 +173,12 @@ function readRows(input, word, take, done) {
   });
 }
 
+// Forgets what was entered on this page. What is kept of other pages of the same run, as of an earlier round, is not shown here.
 function forgetOnClick(button, kept, word, done) {
   button.addEventListener("click", () => {
-    if (!kept.size || !confirm(`Forget all ${kept.size} ${word}s?`)) return;
-    kept.clear();
+    const ids = content.cards.map(card => card.id).filter(id => kept.has(id));
+    if (!ids.length || !confirm(`Forget all ${plural(ids.length, word)}?`)) return;
+    kept.forget(ids);
     done();
   });
 }
