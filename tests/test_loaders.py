@@ -528,7 +528,9 @@ def test_monitors_of_several_loaders_share_one_recorder(tmp_path: Path) -> None:
             return super().training_step(batch[0], batch_idx)
 
     zero, again = TrainingDynamicsMonitor(loader="0", name="0"), TrainingDynamicsMonitor(loader=0, name="1")
-    one = TrainingDynamicsMonitor(loader=1, name="2", capture=lambda _, batch: (torch.eye(K)[batch[1][1]], batch[1][1]))
+    one = TrainingDynamicsMonitor(
+        loader=1, name="2", capture=lambda _, batch: (2 * torch.eye(K)[batch[1][1]], batch[1][1])
+    )
     model = fit(tmp_path, zero, again, one, model=Both(), data=lambda: [loader(), loader(shuffle=False)])
     assert_recorded(zero, model, tmp_path / "dynalens" / "0")
     assert_recorded(again, model, tmp_path / "dynalens" / "1")
