@@ -1,9 +1,9 @@
 """Compare scores for wrong labels on data on which nothing of the order was chosen.
 
 The data are those of scikit-learn, mixtures of normal distributions, and each FILE.npz of ``--data`` with the arrays
-``x``, float of shape (N, D), and ``y``, int. A network with two hidden layers of 128 units is trained with Adam at a
-rate of .002. Two tables have average precision in percent, one by kinds of wrong labels and one by data: means over all
-else.
+``x``, float of shape (N, D), and ``y``, int. A network with two hidden layers of 128 units is trained with Adam, at a
+rate of .002 or that of ``--learning-rate``. Two tables have average precision in percent, one by kinds of wrong labels
+and one by data: means over all else.
 """
 
 import argparse
@@ -39,6 +39,8 @@ KINDS = (
     ("noise as input", 0.1),
 )
 """What wrong labels name, and the fraction of them."""
+
+LEARNING_RATE = 2e-3
 
 
 def standardised(x: Array) -> Array:
@@ -113,14 +115,16 @@ def runner_up(x: Array, y: Array) -> tuple[Array, Array]:
     return own - logits.max(1), logits.argmax(1)
 
 
-def trained(x: Array, y: Array, *, epochs: int, seed: int, batch_size: int) -> Array:
+def trained(
+    x: Array, y: Array, *, epochs: int, seed: int, batch_size: int, learning_rate: float = LEARNING_RATE
+) -> Array:
     """Return the logits of each sample in the step of each epoch that trained on it, shape (E, N, K)."""
     torch.manual_seed(seed)
     inputs, labels, classes = torch.from_numpy(x), torch.from_numpy(y), int(y.max()) + 1
     network = nn.Sequential(
         nn.Linear(x.shape[1], 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, classes)
     )
-    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     recorded = np.empty((epochs, len(y), classes), np.float32)
     for epoch in range(epochs):
         for rows in torch.split(torch.randperm(len(y)), batch_size):
@@ -160,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with more data, FILE.npz with x and y")
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     args = parser.parse_args(argv)
     by_kind, by_data = Values(lambda: defaultdict(list)), Values(lambda: defaultdict(list))
@@ -170,7 +175,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 inputs, given, wrong = mislabeled(x, y, kind, rate, rng)
                 if not wrong.any():
                     continue
-                logits = trained(inputs, given, epochs=args.epochs, seed=seed, batch_size=50 if len(y) > 1000 else 16)
+                options = {"epochs": args.epochs, "learning_rate": args.learning_rate}
+                logits = trained(inputs, given, seed=seed, batch_size=50 if len(y) > 1000 else 16, **options)
                 for name, score in scores(logits, given).items():
                     precision = 100 * float(average_precision_score(wrong, score))
                     by_kind[f"{kind}, {100 * rate:.0f} %"][name].append(precision)

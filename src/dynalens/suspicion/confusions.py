@@ -202,7 +202,7 @@ def one_way(leader: Array, label: Array) -> float:
 def _balanced_counts(leader: Array, label: Array, count: Array, class_count: int) -> Array:
     """Return the counts scaled by d_leader / d_label so that each class is named as often as it is given.
 
-    Source: balancing of matrices, Osborne 1960. Differs from the source: d stays within sqrt(3) of its mean.
+    Source: balancing of matrices, Osborne 1960. Differs from the source: d stays within a factor of sqrt(3) of 1.
     """
     scale, limit = np.ones(class_count), np.sqrt(BIAS)
     for _ in range(_BALANCING_ROUNDS):
@@ -211,7 +211,6 @@ def _balanced_counts(leader: Array, label: Array, count: Array, class_count: int
             np.bincount(leader, weights, class_count) + 0.5,
             np.bincount(label, weights, class_count) + 0.5,
         )
-        scale *= (label_weight / leader_weight) ** 0.25
-        scale = np.clip(scale / np.exp(np.log(scale).mean()), 1 / limit, limit)
+        scale = np.clip(scale * (label_weight / leader_weight) ** 0.25, 1 / limit, limit)
     balanced_count: Array = count * scale[leader] / scale[label]
     return balanced_count

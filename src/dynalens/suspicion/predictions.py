@@ -45,3 +45,17 @@ class Predictions:
     def leader(self) -> Array:
         """Return the class with the largest mean probability, shape ``(N,)``: the label or the rival."""
         return np.where((self.rival >= 0) & (self.p_rival > self.p_label), self.rival, self.label)
+
+    def sureness(self) -> float:
+        """Return how sure the network is of the leading class: (P - 1/K) / (1 - 1/K), P the mean probability of it.
+
+        Example:
+            >>> import numpy as np
+            >>> label, rival = np.array([0, 0]), np.array([1, 1])
+            >>> p_label, p_rival = np.array([0.75, 0.25]), np.array([0.25, 0.5])  # the third class is never named
+            >>> predictions = Predictions(label, p_label - p_rival, p_label, rival, p_rival, class_count=3)
+            >>> predictions.sureness()  # (0.625 - 1/3) / (2/3)
+            0.4375
+        """
+        p_leader = np.where(self.leader() == self.label, self.p_label, self.p_rival).mean()
+        return float((p_leader * self.class_count - 1) / (self.class_count - 1))

@@ -9,8 +9,8 @@ The whole order, for sample i with label y:
           (`epoch_weight`)
     B_i   class pairs: log odds that the label is wrong by Bayes, from the weighted mean probabilities and the noise
           matrix, in the mean over the first rounds of estimating the matrix (`confusions.wrong_log_odds`)
-    s     how much class pairs count: A / (1/4)^2, at least 0.2 and at most 1, with A how far confusions go one way
-          (`confusions.one_way`)
+    s     how much class pairs count: min(1, S / 0.25)^4 times 16 A, which is at least 0.2 and at most 1, with A how far
+          confusions go one way (`confusions.one_way`), and S how sure the network is (`Predictions.sureness`)
     L     log odds of two normal distributions with one variance, of the samples whose leading class is not their
           label and of the others
     constant  makes the mean probability the estimated noise rate
@@ -23,8 +23,10 @@ Constants, all of them:
     epoch_weight       3, 2   powers of g_t and of c_t; the same within .2 points from 2 to 4 and 1 to 4
     weighting.GROWTH   10     epochs over which g_t grows in any case; the same within .2 points from 8 to 15
     PAIRS              0.2    least share of class pairs; human labels the same within .2 points from .1 to .4
-    ONE_WAY            0.25   part of one-way confusions from which flips are a rule; on data that chose nothing,
-                              A is above 1/16 in 2 of 284 trainings without a rule and in 100 of 132 with one
+    ONE_WAY            0.25   part of one-way confusions from which flips are a rule; A is 0 in 88 stored trainings
+                              without a rule, and above 1/16 in 24 of 52 with one
+    SURE               0.25   sureness from which class pairs count in full; the same within .1 points from .15 to .3,
+                              and 15 points better than 0 where networks learn slowly
     confusions.BIAS    3      how many times too often a network may name a class; the same from 1.5 to 10
     confusions.CHANCE  2      standard deviations: 95 %
     confusions.ROUNDS  5      of the noise matrix; the same within .3 points from 3 to 7
@@ -55,6 +57,10 @@ PAIRS = 0.2
 
 ONE_WAY = 0.25
 """Where this part of the confusions goes one way (five for three in the other direction), flips are a rule."""
+
+SURE = 0.25
+"""Sureness from which class pairs count in full. A network that is less sure names a few classes for most samples. Its
+confusions say little of the labels, and often go one way."""
 
 _LEAST_WRONG = 0.1  # samples: without noise the order still needs finite scores
 
@@ -217,7 +223,7 @@ def predicted_score(predictions: Predictions) -> Array:
 
 def score_parts(predictions: Predictions, direction: float) -> dict[str, tuple[float, Array]]:
     """Return weight and values of each part of the score, by name."""
-    pairs = float(np.clip(direction / ONE_WAY**2, PAIRS, 1))
+    pairs = min(1.0, predictions.sureness() / SURE) ** 4 * float(np.clip(direction / ONE_WAY**2, PAIRS, 1))
     return {"margin": (1 - pairs, -predictions.margin), "pairs": (pairs, wrong_log_odds(predictions))}
 
 
