@@ -22,8 +22,8 @@ from dynalens.record.writes import Writes
 from dynalens.units import UnitPresentation
 
 NO_EPOCH = (
-    "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`; a record that "
-    "`ddp_spawn` made in processes of its own is on disk: `load_record(<log_dir>)`."
+    "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`, which records nothing "
+    "with `fast_dev_run`; a record that `ddp_spawn` made in processes of its own is on disk: `load_record(<log_dir>)`."
 )
 _MEANWHILE = (
     "Training goes on and the record is kept in memory; writing is tried again after each epoch. Make room on the disk."
