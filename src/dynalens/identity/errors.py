@@ -76,8 +76,8 @@ def check_rows(rows: int, samples: int, views: int, targets: Tensor | None = Non
         hint = (
             "Where the collate function repeats samples, wrap the dataset in `IndexedDataset`. Where an item of the "
             "dataset is several samples, let it hold a name (str) of each, and pass their place in the batch as "
-            "`index=`. Where the step adds rows of another loader, return a dict of `loss`, and of `logits` and "
-            f"`targets` without them. If these are tokens, pixels or labels: {_UNITS}{_PAIRS}"
+            "`index=`. Where the step adds rows of another loader or batch, return a dict of `loss`, and of `logits` "
+            f"and `targets` without them. If these are tokens, pixels or labels: {_UNITS}{_PAIRS}"
         )
     else:
         hint = (
