@@ -449,6 +449,29 @@ def test_inputs_are_those_that_the_network_takes_from_a_batch_in_any_order(
     assert all(any(torch.equal(image, own) for own in images()) for image in shown)
 
 
+def test_bytes_that_the_model_scales_are_shown_with_the_maps_that_the_model_computes_of_bytes(
+    tmp_path: Path, drawn: dict[str, list[Any]]
+) -> None:
+    x = (images() * 40).clamp(0, 255).to(torch.uint8)
+
+    class Bytes(Classifier):
+        def forward(self, inputs: Tensor) -> Tensor:
+            assert inputs.dtype is torch.uint8
+            return super().forward(inputs / 255)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def data() -> Any:
+        return DataLoader(TensorDataset(x, labels()), batch_size=4)
+
+    monitor = LayerMonitor(layer="net.0", feature_maps=2, top_inputs=3, on_error="raise")
+    model = fit(tmp_path, monitor, model=Bytes(), data=data, max_epochs=1)
+    torch.testing.assert_close(drawn["write_maps"][-1][1], model.net[0](x[:2] / 255).detach())
+    shown = drawn["write_top_inputs"][-1][0].images.flatten(0, 1)
+    assert all(any(torch.equal(image, own.float()) for own in x) for image in shown)
+
+
 def test_inputs_by_key_and_by_callable(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
     class Keyed(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -480,7 +503,7 @@ def test_a_picture_that_fails_is_warned_of_once_and_training_goes_on(tmp_path: P
 
         def remember(self, *args: Any) -> None: ...
 
-    with pytest.warns(UserWarning, match=r"Expected floating images or signals .* got NoneType"):
+    with pytest.warns(UserWarning, match=r"Expected images or signals .* got NoneType"):
         fit(tmp_path, LayerMonitor(maximise="classes"), model=Flat(), data=lambda: loader(flat))
 
 

@@ -213,10 +213,11 @@ class LayerMonitor(PacedMonitor):
         else:
             auto = self.inputs == "auto"
             images = inputs_to_show(batch, self._observer.layout) if auto else inputs_to_show([batch[self.inputs]])
-        if not isinstance(images, Tensor) or not images.is_floating_point():
+        if not isinstance(images, Tensor) or images.is_complex():
+            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
             raise CaptureError(
-                f"Expected floating images or signals (N, C, ...) in the batch, got {type(images).__name__}. "
-                "Pass `inputs=` with their key or a callable(batch)."
+                f"Expected images or signals (N, C, ...) of real numbers in the batch, got {kind}. Pass `inputs=` with "
+                "their key or a callable(batch)."
             )
         return images
 

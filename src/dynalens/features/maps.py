@@ -55,7 +55,8 @@ def layer_output(
     """
     module = module_named(model, layer, argument="layer")
     with undisturbed(model), captured_output(module) as capture, torch.no_grad():
-        forward_of(model, forward)(images.to(floating_dtype(model, images)))
+        dtype = floating_dtype(model, images) if images.is_floating_point() else images.dtype
+        forward_of(model, forward)(images.to(dtype))
         return channels_first(module, capture.value.float())
 
 

@@ -148,7 +148,7 @@ class LayerLog:
                 maps = feature_maps(model, images, settings.layer, forward=find(model, images))
                 channels = existing_channels(settings.channels, maps.shape[1])
                 writes.append(
-                    functools.partial(pictures.write_maps, images, maps, settings.layer, channels, epoch, step)
+                    functools.partial(pictures.write_maps, images.float(), maps, settings.layer, channels, epoch, step)
                 )
         if self._top is not None and settings.layer is not None:
             writes.append(functools.partial(pictures.write_top_inputs, self._top, settings.layer, epoch, step))
@@ -161,10 +161,10 @@ class LayerLog:
         """Draw images that maximise classes or channels; nothing before the first batch."""
         if self.images is None:
             return
-        if self.images.ndim != _IMAGES:
+        if self.images.ndim != _IMAGES or not self.images.is_floating_point():
             raise ValueError(
-                f"Expected images (N, C, H, W) for `maximise`, got inputs of shape {tuple(self.images.shape)}. Leave "
-                "`maximise` out: only images are made by gradient ascent."
+                f"Expected floating images (N, C, H, W) for `maximise`, got {tuple(self.images.shape)}, "
+                f"{self.images.dtype}. Leave `maximise` out: only images are made by gradient ascent."
             )
         settings, images = self.settings, self.images.to(model.device)
         dims = (0, *range(2, images.ndim))
