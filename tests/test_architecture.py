@@ -36,7 +36,7 @@ ALLOWED = {
     | {"arguments", "attribution", "captum", "pandas", "datasets", "dynamics", "embeddings", "keys", "record"},
     "similarity": {"torch", "numpy", "pandas", "arguments", "dynamics", "embeddings", "record", "suspicion"},
     "concepts": COMPUTING
-    | {"arguments", "dynamics", "features", "text", "captum", "sklearn", "scipy", "pandas", "PIL"},
+    | {"arguments", "attribution", "dynamics", "features", "text", "captum", "sklearn", "scipy", "pandas", "PIL"},
     "text": set(),
     "cells": {"pandas", "text"},
     "record": {

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -64,6 +65,21 @@ def test_scores_are_the_fraction_of_gradients_along_the_vector_and_the_control_u
         assert table.loc[name, "score"] == pytest.approx(np.mean(scores))
         assert table.loc[name, "random"] == pytest.approx(np.mean(control))
         assert table.loc[name, "p_value"] == pytest.approx(p_value(scores, control))
+
+
+def test_a_backbone_without_gradients_has_the_scores_of_the_function_it_computes() -> None:
+    class Frozen(SmallCNN):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                x = self.pool(self.act(self.norm(self.conv(x))))
+            logits: Tensor = self.head(x.flatten(1))
+            return logits
+
+    images, pool, concepts = drawn(20, 1), drawn(30, 2), {"bright": drawn(9, 3, 1.0)}
+    frozen = Frozen().eval()
+    frozen.load_state_dict(network().state_dict())
+    tables = [tcav(model, images, 1, concepts, pool, layer="conv", runs=3) for model in (network(), frozen)]
+    pd.testing.assert_frame_equal(tables[0], tables[1])
 
 
 def test_p_values_are_those_of_welchs_test() -> None:

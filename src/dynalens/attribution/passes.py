@@ -170,6 +170,24 @@ def uncut_graph(
     return logits, gradients_throughout(detached=logits.requires_grad)
 
 
+def connected_run(run: Forward, images: Tensor, target: int) -> Forward:
+    """Return a callable that gives logits whose graph reaches all layers, as :func:`connected_logits` does.
+
+    Args:
+        run: Callable(images) -> logits.
+        images: Some of its inputs, in the model's dtype.
+        target: A class.
+    """
+    leaf = images[:1].clone().requires_grad_()
+    _, guard = uncut_graph(run, leaf, torch.tensor([target], device=leaf.device))
+
+    def run_throughout(x: Tensor) -> Tensor:
+        with gradients_throughout():
+            return run(x)
+
+    return run if guard is None else run_throughout
+
+
 def _reaches(logits: Tensor, leaf: Tensor) -> bool:
     """Return whether the graph of the logits contains the leaf."""
     return any(getattr(node, "variable", None) is leaf for node in nodes_behind([logits.grad_fn]))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.arguments import check_positive, installed
+from dynalens.attribution.passes import connected_run
 from dynalens.concepts.sets import ConceptSet, concept_images
 from dynalens.dynamics import Array
 from dynalens.observation import (
@@ -100,12 +101,12 @@ def tcav(
     size = max(len(examples) for examples in sets.values())
     generator = torch.Generator().manual_seed(seed)
     randoms = [pool[torch.randperm(len(pool), generator=generator)[:size]] for _ in range(runs + 1)]
+    run = forward_of(model, forward)
     with undisturbed(model), seeded(), out_of_place(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"captum\.")
+        run = connected_run(run, images[:1].to(device_of(model, images), floating_dtype(model, images)), target)
         with tempfile.TemporaryDirectory() as folder:
-            scores = _scores(
-                LogitsModule(model, forward_of(model, forward)), layer, images, target, sets, randoms, folder
-            )
+            scores = _scores(LogitsModule(model, run), layer, images, target, sets, randoms, folder)
     control = scores[None]
     rows = {
         escaped(name): {
