@@ -104,6 +104,21 @@ class LeavesTorch(Probe):
         return torch.from_numpy(super().features(x).detach().numpy().copy())
 
 
+@pytest.mark.parametrize("method", ["attention_rollout", "gradient_rollout", "transition_attention"])
+def test_attention_of_a_head_that_reads_tokens_by_a_query_of_its_own_is_not_rolled_out(method: str) -> None:
+    """The product of the other layers leaves out how the head reads them, as in CaiT, XCiT and attention pooling."""
+
+    class Pooled(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            tokens = x.flatten(2).transpose(1, 2)
+            mixed = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+            query = mixed.mean(dim=1, keepdim=True)
+            return nn.functional.scaled_dot_product_attention(query, mixed, mixed).expand(-1, 1, 3)[:, 0]
+
+    with pytest.raises(ValueError, match=r"same tokens in each layer, got \[\(2, 4, 4\), \(2, 1, 4\)\]"):
+        explain(Pooled(), images()[:, :, :2, :2], Y, methods=method)
+
+
 def test_the_error_for_a_missing_graph_names_methods_that_work() -> None:
     model = LeavesTorch("as usual")
     with pytest.raises(

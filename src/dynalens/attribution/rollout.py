@@ -30,7 +30,8 @@ def attention_rollout(
 
     Args:
         model: A vision transformer. Attention is read from calls of ``scaled_dot_product_attention`` and softmax, as in
-            models of torchvision, timm and transformers. Attention in windows (Swin) is not supported.
+            models of torchvision, timm and transformers. Attention in windows (Swin), over channels (XCiT) or by a
+            query that reads the tokens (CaiT) is not supported.
         images: Shape ``(N, C, H, W)``, floating. Not modified.
         targets: Not used. The argument is there so that all methods can be called alike.
         forward: Callable(images) that returns logits. Default: ``model``.
@@ -243,15 +244,14 @@ def _on_the_grid(
 
 def _self_attention(attention: list[Tensor], images: int) -> list[Tensor]:
     """Return the weights of attention among the tokens of each image, (N, heads, T, T) or (N * heads, T, T)."""
-    square = [weights for weights in attention if weights.shape[-1] == weights.shape[-2]]
-    tokens = {weights.shape[-1] for weights in square}
-    if len(tokens) != 1 or any(len(w) != images if w.ndim == 4 else len(w) % images for w in square):
+    tokens = {size for weights in attention for size in weights.shape[-2:]}
+    if len(tokens) != 1 or any(len(w) != images if w.ndim == 4 else len(w) % images for w in attention):
+        shapes = list(dict.fromkeys(tuple(weights.shape) for weights in attention))
         raise ValueError(
             f"Expected attention of shape ({images}, heads, tokens, tokens), the same tokens in each layer, got "
-            f"{[tuple(weights.shape) for weights in attention[:4]] or 'none'}. Rollouts are defined for such "
-            "transformers only: use a gradient method or `grad_cam`."
+            f"{shapes or 'none'}. Rollouts are defined for such transformers only: use a gradient method or `grad_cam`."
         )
-    return square
+    return attention
 
 
 def _by_head(weights: Tensor, images: int) -> Tensor:
