@@ -382,7 +382,9 @@ def _share(top: Estimate, rest: Estimate) -> Estimate:
         return float(np.hypot((1 - r) * (a - top.value), r * (b - rest.value)) - abs(middle))
 
     def end(outermost: float, a: float, b: float) -> float:
-        inner, outer = (value if total > 0 else 0.5), outermost
+        if distance(outermost, a, b) >= 0:
+            return outermost
+        inner, outer = value, outermost
         for _ in range(_HALVINGS):
             middle = (inner + outer) / 2
             inner, outer = (middle, outer) if distance(middle, a, b) >= 0 else (inner, middle)
