@@ -363,6 +363,8 @@ def test_a_key_acts_on_the_card_whose_button_has_the_focus_and_a_second_press_ta
 
 
 def test_the_larger_view_shows_one_sample_and_takes_the_same_keys(browser: Any, run: Path, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
     data = [(f"a review of film {i}", 0) for i in range(N)]
     browser.get(write_report(load_record(run), tmp_path / "report.html", dataset=data).as_uri())
     first, second = shown_ids(browser)[:2]
@@ -373,7 +375,9 @@ def test_the_larger_view_shows_one_sample_and_takes_the_same_keys(browser: Any, 
     decided_are(browser, 1)
     assert f"a review of film {second}" in view.text
     shot(browser, "report_large")
-    keys(browser, "v")
+    keys(browser, "r", *"no such class", Keys.ENTER)
+    assert browser.find_element("id", "choose").is_displayed()
+    keys(browser, Keys.ESCAPE, "v")
     assert not view.is_displayed()
 
 

@@ -272,8 +272,9 @@ by("search").addEventListener("input", search);
 // At once, not on the dialog's "close", which comes later: the next key would be taken for this card.
 function relabel() {
   const option = by("class").selectedOptions[0];
+  if (!option || option.hidden) return;  // no class has these letters
   by("choose").close();
-  if (option && !option.hidden) decide({ decision: "relabel", to: Number(option.value) });
+  decide({ decision: "relabel", to: Number(option.value) });
 }
 by("class").addEventListener("dblclick", relabel);
 by("choose").addEventListener("submit", event => {
