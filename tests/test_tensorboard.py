@@ -42,7 +42,7 @@ def events(folder: Path, *callbacks: Any, **options: Any) -> EventAccumulator:
 
 def test_the_summary_expects_something_of_flags_only_if_there_are_any() -> None:
     some, none = (in_words(3, np.array(flags), NoiseRate(0.0, 0.1, 0.2)) for flags in ([True, False], [False, False]))
-    assert some.startswith("Epoch 3: **1 of 2 samples are flagged**. About 80 % of all flagged labels")
+    assert some.startswith("Epoch 3: **1 of 2 samples is flagged**. About 80 % of all flagged labels")
     assert none.startswith("Epoch 3: **0 of 2 samples are flagged**. Estimated noise rate: **10.0 %**")
 
 
@@ -57,8 +57,8 @@ def test_flagged_samples_are_counted_among_those_that_were_seen_wherever_they_ar
     text = found.Tensors("dynalens/summary/text_summary")[-1].tensor_proto.string_val[0].decode()
     run = tmp_path / "run" / "version_0"
     assert main(["suspects", str(run)]) == 0
-    of_command = re.findall(r"(\d+) of (\d+) samples are flagged", capsys.readouterr().out)
-    assert re.findall(r"\*\*(\d+) of (\d+) samples are flagged", text) == of_command
+    of_command = re.findall(r"(\d+) of (\d+) samples (?:is|are) flagged", capsys.readouterr().out)
+    assert re.findall(r"\*\*(\d+) of (\d+) samples (?:is|are) flagged", text) == of_command
     flagged = int(of_command[0][0])
     assert of_command == [(str(flagged), str(seen))]
     summary = dict(content_of(write_report(load_record(run), tmp_path / "report.html"))["summary"])

@@ -58,6 +58,16 @@ def number_in_words(value: float, digits: int = 6) -> str:
     return f"{value:.0f}" if "e+" in text and abs(value) < _LONGEST else text
 
 
+def are(number: int) -> str:
+    """Return "is" of one, else "are".
+
+    Example:
+        >>> [f"{number} {are(number)} flagged" for number in (0, 1, 2)]
+        ['0 are flagged', '1 is flagged', '2 are flagged']
+    """
+    return "is" if number == 1 else "are"
+
+
 def escaped_all(texts: Sequence[str] | None) -> list[str] | None:
     """Return each text :func:`escaped`; None for None."""
     if texts is None or "\n".join(texts).isascii():

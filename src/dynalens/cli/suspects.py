@@ -15,7 +15,7 @@ from dynalens.embeddings import read_embeddings
 from dynalens.record import Record, audit_command, load_record
 from dynalens.report import to_fiftyone, to_json, to_label_studio
 from dynalens.suspicion import label_word
-from dynalens.text import percent
+from dynalens.text import are, percent
 
 
 def run(args: argparse.Namespace) -> None:
@@ -32,7 +32,8 @@ def run(args: argparse.Namespace) -> None:
     for_pair = " for this class pair" if args.class_pair else ""
     label = label_word(record.statistics)
     expected_words = f" About {percent(expected, 0)} of all flagged {label}s are expected to be wrong."
-    say(f"{len(suspects)} of {number} samples are flagged{for_pair}.{expected_words if len(suspects) else ''}")
+    flagged = f"{len(suspects)} of {number} samples {are(len(suspects))} flagged{for_pair}."
+    say(f"{flagged}{expected_words if len(suspects) else ''}")
     say(_rate_in_words(record, audit))
     for doubt in record.doubts() if audit is None else audit.noise_rate.doubts:
         say(f"Doubtful: {doubt}")

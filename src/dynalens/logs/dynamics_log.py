@@ -45,7 +45,7 @@ from dynalens.suspicion import (
     wrong_probabilities,
 )
 from dynalens.tensorboard import write_layout
-from dynalens.text import percent
+from dynalens.text import are, percent
 from dynalens.units import UnitPresentation
 
 ContrastMaps = Callable[[Any, Mapping[Any, tuple[int, int]]], Mapping[Any, Array]]
@@ -70,8 +70,9 @@ def in_words(epoch: int, is_flagged: Array, rate: NoiseRate) -> str:
     """Return an epoch's flagged samples and noise rate as Markdown, with reasons to doubt them."""
     doubts = "".join(f"\n- Doubtful: {doubt}" for doubt in rate.doubts)
     expectation = f" About {percent(PRECISION, 0)} of all flagged labels are expected to be wrong."
+    number = int(is_flagged.sum())
     return (
-        f"Epoch {epoch}: **{int(is_flagged.sum()):,} of {len(is_flagged):,} samples are flagged**."
+        f"Epoch {epoch}: **{number:,} of {len(is_flagged):,} samples {are(number)} flagged**."
         f"{expectation if is_flagged.any() else ''} Estimated noise rate: **{percent(rate.value)}** "
         f"({percent(rate.low)} to {percent(rate.high)}), {rate.alone}.\n{doubts}"
     )
