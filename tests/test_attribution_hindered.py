@@ -277,7 +277,7 @@ class Counting(nn.Module):
         return logits
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_a_scripted_model_has_the_maps_of_the_model_and_is_left_as_it_was() -> None:
     model, script = Counting(), torch.jit.script(Counting())
     for module in (model, script):  # in training mode

@@ -267,7 +267,7 @@ def test_hooks_see_a_model_that_was_compiled_and_run_before() -> None:
     assert captured.value.shape == (2, 4, 6, 6)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_a_model_is_compiled_where_a_part_of_it_is_and_not_where_it_is_scripted() -> None:
     parts: list[Any] = [nn.Linear(2, 2), torch.jit.ScriptModule(), torch.compile(nn.Linear(2, 2))]
     assert [is_compiled(nn.Sequential(part)) for part in parts] == [False, False, True]

@@ -92,7 +92,7 @@ def captured_outputs(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Te
                 if isinstance(output, Tensor):
                     outputs.append((name, module, output))
 
-            if not isinstance(module, torch.jit._script.RecursiveScriptModule):
+            if not isinstance(module, torch.jit.ScriptModule):
                 hooks.enter_context(module.register_forward_hook(note))
         yield outputs
 
