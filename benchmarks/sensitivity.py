@@ -22,14 +22,14 @@ from suspects import margins, recorded, shorter, stored
 
 from dynalens.dynamics import SampleStatistics, given_labels
 from dynalens.dynamics.weighting import GROWTH
-from dynalens.suspicion import confusions, score, streaming_score
+from dynalens.suspicion import confusions, predictions, score, streaming_score
 
 Array = npt.NDArray[Any]
 
 CONSTANTS: dict[str, tuple[Any, Sequence[float]]] = {
     "PAIRS": (score, (0.0, 0.1, 0.2, 0.3, 0.4)),
     "ONE_WAY": (score, (0.15, 0.2, 0.25, 0.3, 0.4)),
-    "SURE": (score, (0.01, 0.15, 0.2, 0.25, 0.3, 0.4)),
+    "SURE": (predictions, (0.01, 0.15, 0.2, 0.25, 0.3, 0.4)),
     "BIAS": (confusions, (1.5, 2.0, 3.0, 5.0, 10.0)),
     "CHANCE": (confusions, (0.0, 1.0, 2.0, 3.0)),
     "ROUNDS": (confusions, (1, 2, 3, 4, 5, 7, 10)),

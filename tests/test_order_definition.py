@@ -80,11 +80,15 @@ def class_pairs(y: Array, r: Array, p: Array, q: Array, leader: Array, classes: 
     return mean
 
 
+def knowledge(p_leader: Array, classes: int) -> float:
+    sureness = (float(p_leader.mean()) - 1 / classes) / (1 - 1 / classes)
+    return min(1, 4 * sureness) ** 4
+
+
 def order(m: Array, y: Array, r: Array, p: Array, q: Array, classes: int) -> tuple[Array, float]:
     """Return the score up to a constant, and s."""
     leader = np.where((r >= 0) & (q > p), r, y)
-    sureness = (np.where(leader == y, p, q).mean() - 1 / classes) / (1 - 1 / classes)
-    s = min(1, 4 * sureness) ** 4 * float(np.clip(16 * one_way(leader, y, classes), 0.2, 1))
+    s = knowledge(np.where(leader == y, p, q), classes) * float(np.clip(16 * one_way(leader, y, classes), 0.2, 1))
     pairs = class_pairs(y, r, p, q, leader, classes)
     return (1 - s) * log_odds(-m, leader != y) + s * log_odds(pairs, leader != y), s
 
@@ -153,3 +157,18 @@ def test_a_network_that_hardly_knows_its_classes_has_the_order_of_its_mean_margi
     shares = [wrong[np.argsort(values)[: wrong.sum()]].mean() for values in (-assess(statistics).score, margin)]
     assert shares[0] == pytest.approx(shares[1], abs=0.01)
     assert shares[1] > 0.8
+
+
+@pytest.mark.parametrize(("flips", "classes", "epochs", "learning_rate"), [("pair", 4, 13, 3.0), ("pair", 6, 6, 0.2)])
+def test_the_rate_counts_confusions_only_as_far_as_the_network_knows_its_classes(
+    flips: str, classes: int, epochs: int, learning_rate: float
+) -> None:
+    statistics, logits, y = trained(flips, classes, epochs, learning_rate)
+    own = recorded_by_definition(logits, y)
+    leader = np.where((statistics.candidate >= 0) & (own["q"] > own["p"]), statistics.candidate, y)
+    p_leader, doubted = np.where(leader == y, own["p"], own["q"]), leader != y
+    c = doubted.mean()
+    f = min(c, doubted[p_leader >= np.quantile(p_leader, 0.95)].mean())
+    rule = 4 * one_way(leader, y, classes) * knowledge(p_leader, classes)
+    assert (0.01 < rule < 0.5) == (learning_rate < 1)
+    assert assess(statistics).noise_rate.value == pytest.approx(f + max(f, min(1, rule)) * (c - f), abs=1e-3)

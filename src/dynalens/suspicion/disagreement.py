@@ -8,6 +8,7 @@ import numpy as np
 from dynalens.dynamics import Array
 from dynalens.dynamics.weighting import EpochWeights
 from dynalens.suspicion.confusions import one_way
+from dynalens.suspicion.predictions import knowledge
 
 SUREST_SHARE = 0.05
 """Fraction of the samples that the network is surest of; hard samples are not among them."""
@@ -23,7 +24,8 @@ class Disagreement:
         epoch: The last of these epochs, from 0.
         doubted_share: Fraction of the samples whose leading class is not their label.
         surest_doubted_share: The same among the twentieth of the samples whose leading class is surest.
-        direction: How far confusions went one way, in [0, 1] (:func:`~dynalens.suspicion.confusions.one_way`).
+        direction: How far confusions went one way (:func:`~dynalens.suspicion.confusions.one_way`), times how far the
+            network knew its classes (:func:`~dynalens.suspicion.predictions.knowledge`), in [0, 1].
     """
 
     epoch: int
@@ -69,8 +71,9 @@ class WeightedMeans:
         if not len(weight):
             return []
         is_doubted = p_rival > p_label
-        direction = one_way(np.where(is_doubted & (other[counts] >= 0), other[counts], label[counts]), label[counts])
         p_leader = np.maximum(p_label, p_rival) / weight
+        direction = one_way(np.where(is_doubted & (other[counts] >= 0), other[counts], label[counts]), label[counts])
+        direction *= knowledge(p_leader, int(max(label.max(), other.max(), 1)) + 1)
         return [Disagreement.from_samples(epoch, is_doubted, p_leader, direction=direction)]
 
 

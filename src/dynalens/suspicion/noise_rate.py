@@ -87,7 +87,8 @@ def estimate_noise_rate(
     Wrong labels that hard samples do not explain are counted in two ways, each of which misses some. One is the
     fraction of labels that the network rules out (:func:`~dynalens.suspicion.refuted_labels.refuted_rate`). The other
     is the fraction of doubted labels among the twentieth of the samples whose leading class is surest. The larger of
-    the two is f, at most c. With A how far confusions go one way, the estimate is
+    the two is f, at most c. With A how far confusions go one way, times how far the network knows its classes, the
+    estimate is
 
         f + max(f, r) (c - f), r = min(1, A / (1/2)^2)
 
@@ -100,15 +101,14 @@ def estimate_noise_rate(
 
     Args:
         predictions: Means of the run.
-        direction: How far confusions go one way, A in [0, 1].
+        direction: A in [0, 1].
         candidates: What the history says of labels that the network rules out; none without history.
     """
     leader = predictions.leader()
     is_doubted = leader != predictions.label
     if is_doubted.all():
         return NoiseRate(0.0, HIGHEST_RATE, 1.0)
-    p_leader = np.where(is_doubted, predictions.p_rival, predictions.p_label)
-    disagreement = Disagreement.from_samples(0, is_doubted, p_leader)
+    disagreement = Disagreement.from_samples(0, is_doubted, predictions.p_leader())
     low, refuted_share, high = refuted_rate(candidates) if candidates else (0.0, 0.0, 0.0)
     value = _estimate(disagreement, refuted_share, direction)
     error = two_standard_errors(value, len(predictions))

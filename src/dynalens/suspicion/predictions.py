@@ -6,6 +6,9 @@ import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
 
+SURE = 0.25
+"""Sureness from which a network knows its classes. ``docs/results/constants.md`` has the curve."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -46,16 +49,29 @@ class Predictions:
         """Return the class with the largest mean probability, shape ``(N,)``: the label or the rival."""
         return np.where((self.rival >= 0) & (self.p_rival > self.p_label), self.rival, self.label)
 
-    def sureness(self) -> float:
-        """Return how sure the network is of the leading class: (P - 1/K) / (1 - 1/K), P the mean probability of it.
+    def p_leader(self) -> Array:
+        """Return the mean probability of the leading class, shape ``(N,)``."""
+        return np.where(self.leader() == self.label, self.p_label, self.p_rival)
 
-        Example:
-            >>> import numpy as np
-            >>> label, rival = np.array([0, 0]), np.array([1, 1])
-            >>> p_label, p_rival = np.array([0.75, 0.25]), np.array([0.25, 0.5])  # the third class is never named
-            >>> predictions = Predictions(label, p_label - p_rival, p_label, rival, p_rival, class_count=3)
-            >>> predictions.sureness()  # (0.625 - 1/3) / (2/3)
-            0.4375
-        """
-        p_leader = np.where(self.leader() == self.label, self.p_label, self.p_rival).mean()
-        return float((p_leader * self.class_count - 1) / (self.class_count - 1))
+    def knowledge(self) -> float:
+        """Return :func:`knowledge` of the network that made these predictions."""
+        return knowledge(self.p_leader(), self.class_count)
+
+
+def knowledge(p_leader: Array, class_count: int) -> float:
+    """Return how far a network knows its classes, in [0, 1]: how far its confusions say something of labels.
+
+    It is min(1, S / (1/4))^4 with the sureness S = (P - 1/K) / (1 - 1/K), where P is the mean probability of the
+    leading class, and K the number of classes. A network that knows little names a few classes for most samples.
+
+    Args:
+        p_leader: Shape ``(N,)``, the probability of each sample's leading class.
+        class_count: Number of classes.
+
+    Example:
+        >>> import numpy as np
+        >>> knowledge(np.array([0.5, 0.75]), 2), knowledge(np.array([0.5, 0.625]), 2)  # S is 1/4 and 1/8
+        (1.0, 0.0625)
+    """
+    sureness = (float(p_leader.mean()) * class_count - 1) / (class_count - 1)
+    return min(1.0, sureness / SURE) ** 4

@@ -9,8 +9,8 @@ The whole order, for sample i with label y:
           (`epoch_weight`)
     B_i   class pairs: log odds that the label is wrong by Bayes, from the weighted mean probabilities and the noise
           matrix, in the mean over the first rounds of estimating the matrix (`confusions.wrong_log_odds`)
-    s     how much class pairs count: min(1, S / 0.25)^4 times 16 A, which is at least 0.2 and at most 1, with A how far
-          confusions go one way (`confusions.one_way`), and S how sure the network is (`Predictions.sureness`)
+    s     how much class pairs count: A / (1/4)^2, at least 0.2 and at most 1, with A how far confusions go one way
+          (`confusions.one_way`), times how far the network knows its classes (`predictions.knowledge`)
     L     log odds of two normal distributions with one variance, of the samples whose leading class is not their
           label and of the others
     constant  makes the mean probability the estimated noise rate
@@ -25,7 +25,7 @@ Constants, all of them:
     PAIRS              0.2    least share of class pairs; human labels the same within .2 points from .1 to .4
     ONE_WAY            0.25   part of one-way confusions from which flips are a rule; A is 0 in 88 stored trainings
                               without a rule, and above 1/16 in 24 of 52 with one
-    SURE               0.25   sureness from which class pairs count in full; the same within .1 points from .15 to .3,
+    predictions.SURE   0.25   sureness from which class pairs count in full; the same within .1 points from .15 to .3,
                               and 15 points better than 0 where networks learn slowly
     confusions.BIAS    3      how many times too often a network may name a class; the same from 1.5 to 10
     confusions.CHANCE  2      standard deviations: 95 %
@@ -57,10 +57,6 @@ PAIRS = 0.2
 
 ONE_WAY = 0.25
 """Where this part of the confusions goes one way (five for three in the other direction), flips are a rule."""
-
-SURE = 0.25
-"""Sureness from which class pairs count in full. A network that is less sure names a few classes for most samples. Its
-confusions say little of the labels, and often go one way."""
 
 _LEAST_WRONG = 0.1  # samples: without noise the order still needs finite scores
 
@@ -129,7 +125,7 @@ def assess_summary(statistics: SampleStatistics, summary: HistorySummary) -> Ass
     has_history = summary.presentations > 0
     accuracy = float((statistics.predicted[rows] == statistics.label[rows]).mean())
     whole_summary = summary if has_history[rows].all() else summarise_history(predictions.label, predictions.rival, ())
-    rate = _run_rate(predictions, direction, whole_summary, accuracy)
+    rate = _run_rate(predictions, direction * predictions.knowledge(), whole_summary, accuracy)
     scores = scaled_to_rate(score, rate.value)
     score, p_wrong = (_at_rows(len(statistics), rows, values) for values in scores)
     agreement = np.where(has_history, summary.agreement, statistics.candidate_share)
@@ -223,7 +219,7 @@ def predicted_score(predictions: Predictions) -> Array:
 
 def score_parts(predictions: Predictions, direction: float) -> dict[str, tuple[float, Array]]:
     """Return weight and values of each part of the score, by name."""
-    pairs = min(1.0, predictions.sureness() / SURE) ** 4 * float(np.clip(direction / ONE_WAY**2, PAIRS, 1))
+    pairs = predictions.knowledge() * float(np.clip(direction / ONE_WAY**2, PAIRS, 1))
     return {"margin": (1 - pairs, -predictions.margin), "pairs": (pairs, wrong_log_odds(predictions))}
 
 
