@@ -119,6 +119,19 @@ def test_attention_of_a_head_that_reads_tokens_by_a_query_of_its_own_is_not_roll
         explain(Pooled(), images()[:, :, :2, :2], Y, methods=method)
 
 
+def test_a_choice_of_experts_for_each_token_is_no_attention() -> None:
+    class Routed(ToyTransformer):
+        def forward(self, x: Tensor) -> Any:
+            experts = x.flatten(1)[:, :20].view(-1, 10, 2).softmax(dim=-1)  # one of two for each of its ten tokens
+            return super().forward(x) + 0 * experts.sum()
+
+    maps = []
+    for kind in (Routed, ToyTransformer):
+        torch.manual_seed(8)
+        maps.append(explain(kind(), images(), Y, methods="attention_rollout").maps["attention_rollout"])
+    torch.testing.assert_close(*maps)
+
+
 def test_the_error_for_a_missing_graph_names_methods_that_work() -> None:
     model = LeavesTorch("as usual")
     with pytest.raises(

@@ -80,6 +80,7 @@ def browser(chromium: Any, tmp_path: Path) -> Any:
         chromium.close()
     chromium.switch_to.window(first)
     chromium.get("about:blank")
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     downloads = {"behavior": "allow", "downloadPath": str(tmp_path / "downloads")}
     chromium.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
     chromium.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": "file://", "storageTypes": "all"})
@@ -583,7 +584,11 @@ def test_the_bar_of_the_report_covers_no_part_of_the_current_card(
         return [bar.bottom, card.top, card.bottom, innerHeight]"""
     bar, top, bottom, window = browser.execute_script(places)
     assert bar <= top < bottom <= window
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    room = "return document.documentElement.style.scrollPaddingTop"
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", LAPTOP | {"width": 1000, "height": 560})
+    waited(lambda: browser.execute_script(room) == "")
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", LAPTOP | {"width": 1000, "height": 700})
+    waited(lambda: browser.execute_script(room) != "")
 
 
 def test_a_page_reads_answers_that_a_person_wrote_into_a_spreadsheet(browser: Any, run: Path, tmp_path: Path) -> None:
@@ -731,7 +736,6 @@ def test_a_right_class_is_marked_when_it_is_asked_for_again_and_can_be_taken_bac
     answer_is({"answer": "wrong"})
     assert "you said wrong;" in browser.find_element("id", "last").text
     assert browser.execute_script("return document.getElementById('top').getBoundingClientRect().top >= 0")
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_keys_answer_after_a_filter_was_set_or_a_file_was_chosen(browser: Any, run: Path, tmp_path: Path) -> None:

@@ -115,6 +115,20 @@ def test_folders_are_read_with_the_transform(tmp_path: Path) -> None:
         tcav(model, images, 0, {"a": tmp_path / "none"}, pool, transform=transform, **options)
 
 
+def test_a_model_that_leaves_torch_before_the_layer_has_the_scores_of_one_that_does_not() -> None:
+    class ByNumpy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x: Tensor) -> Any:
+            return self.net(torch.from_numpy(x.numpy()))
+
+    options: dict[str, Any] = {"concepts": {"a": drawn(4, 3)}, "random": drawn(9, 2), "runs": 2}
+    of_torch = tcav(network(), drawn(4, 1), 0, layer="pool", **options)
+    assert tcav(ByNumpy(), drawn(4, 1), 0, layer="net.pool", **options).equals(of_torch)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

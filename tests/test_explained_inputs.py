@@ -422,6 +422,25 @@ def test_the_defaults_leave_out_what_a_model_does_not_have_without_a_warning(tmp
     assert set(load_explanations(tmp_path)[0].maps) == {"saliency"}
 
 
+def test_a_default_method_that_is_given_an_argument_is_not_left_out(tmp_path: Path) -> None:
+    class OnePlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.head = nn.Conv2d(1, 2, 3), nn.Linear(2, K)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.head(self.convolution(x)[:, :, 1, 1])
+
+    arguments = {"grad_cam": {"target_layer": "net.convolution"}}
+    fit(
+        tmp_path,
+        AttributionMonitor(method_args=arguments, max_overhead=None),
+        model=Module(net=OnePlace()),
+        max_epochs=1,
+    )
+    assert set(load_explanations(tmp_path)[0].maps) == {"saliency", "grad_cam"}
+
+
 def test_a_metric_that_fails_is_left_out_alone(tmp_path: Path) -> None:
     def unknown(images: Tensor) -> Tensor:
         raise OSError("no baseline")

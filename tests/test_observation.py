@@ -23,6 +23,7 @@ from dynalens.observation import (
     module_named,
     two_class_logits,
     undisturbed,
+    unwrap,
 )
 from dynalens.observation.own_code import OwnCode
 from stateful import STATEFUL, Halves, KeepsObjects, Stateful
@@ -265,6 +266,25 @@ def test_hooks_see_a_model_that_was_compiled_and_run_before() -> None:
     with undisturbed(inner), captured_output(inner.conv) as captured:
         compiled(x)
     assert captured.value.shape == (2, 4, 6, 6)
+
+
+def test_a_wrapper_that_shows_the_attributes_of_a_compiled_network_is_not_taken_off() -> None:
+    class Tenfold(nn.Module):
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                return getattr(self.inner, name)
+
+        def forward(self, x: Tensor) -> Any:
+            return 10 * self.inner(x)
+
+    wrapper = Tenfold(torch.compile(nn.Linear(2, 2), backend="eager"))
+    assert unwrap(wrapper) is wrapper
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")

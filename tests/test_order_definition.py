@@ -82,7 +82,7 @@ def class_pairs(y: Array, r: Array, p: Array, q: Array, leader: Array, classes: 
 
 def knowledge(p_leader: Array, classes: int) -> float:
     sureness = (float(p_leader.mean()) - 1 / classes) / (1 - 1 / classes)
-    return min(1, 4 * sureness) ** 4
+    return min(1, max(0, 4 * sureness)) ** 4
 
 
 def order(m: Array, y: Array, r: Array, p: Array, q: Array, classes: int) -> tuple[Array, float]:
@@ -157,6 +157,21 @@ def test_a_network_that_hardly_knows_its_classes_has_the_order_of_its_mean_margi
     shares = [wrong[np.argsort(values)[: wrong.sum()]].mean() for values in (-assess(statistics).score, margin)]
     assert shares[0] == pytest.approx(shares[1], abs=0.01)
     assert shares[1] > 0.8
+
+
+def test_outputs_of_classes_that_no_sample_has_do_not_turn_the_order_around() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 2, 200)
+    y = np.where(rng.random(200) < 0.1, 1 - true, true)
+    logits = np.zeros((200, 100))  # the network hardly knows anything, and 98 of its classes do not occur
+    logits[np.arange(200), true] = 0.1
+    logits += rng.normal(size=logits.shape) * 0.01
+    dynamics = TrainingDynamics(200)
+    for epoch in range(3):
+        dynamics.update(torch.arange(200), torch.from_numpy(logits).float(), torch.from_numpy(y))
+        dynamics.end_epoch(epoch)
+    score, wrong = assess(dynamics.compute()).score, y != true
+    assert score[wrong].min() > score[~wrong].max()
 
 
 @pytest.mark.parametrize(("flips", "classes", "epochs", "learning_rate"), [("pair", 4, 13, 3.0), ("pair", 6, 6, 0.2)])

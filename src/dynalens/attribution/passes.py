@@ -179,7 +179,10 @@ def connected_run(run: Forward, images: Tensor, target: int) -> Forward:
         target: A class.
     """
     leaf = images[:1].clone().requires_grad_()
-    _, guard = uncut_graph(run, leaf, torch.tensor([target], device=leaf.device))
+    try:
+        _, guard = uncut_graph(run, leaf, torch.tensor([target], device=leaf.device))
+    except RuntimeError:  # such as that of x.numpy(), which an input without gradients has
+        return run
 
     def run_throughout(x: Tensor) -> Tensor:
         with gradients_throughout():

@@ -244,6 +244,9 @@ def _on_the_grid(
 
 def _self_attention(attention: list[Tensor], images: int) -> list[Tensor]:
     """Return the weights of attention among the tokens of each image, (N, heads, T, T) or (N * heads, T, T)."""
+    squares = {weights.shape[-1] for weights in attention if weights.shape[-1] == weights.shape[-2]}
+    # Rows of tokens that are no attention choose something else for each token, such as experts.
+    attention = [weights for weights in attention if weights.shape[-2] not in squares or weights.shape[-1] in squares]
     tokens = {size for weights in attention for size in weights.shape[-2:]}
     if len(tokens) != 1 or any(len(w) != images if w.ndim == 4 else len(w) % images for w in attention):
         shapes = list(dict.fromkeys(tuple(weights.shape) for weights in attention))

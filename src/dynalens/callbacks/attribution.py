@@ -62,11 +62,11 @@ class AttributionMonitor(PacedMonitor):
     The inputs may be images; integer images that the model scales; complex images, which are explained as real and
     imaginary parts; volumes (N, C, D, H, W), of which pictures show the middle slice; signals (N, C, T); rows of a
     table (N, F), whose replaced columns are zero by default; or tokens (N, T), which are explained at their embedding.
-    The default methods and metrics adapt: Grad-CAM needs a layer with feature maps, and curves need logits of classes,
-    and of tokens a ``baseline``. Others that are not defined are left out, with one warning. Samples whose label is not
-    a class are left out. If each token or pixel has a class of its own, one token or region of each sample is
-    explained: of a suspect, the most suspicious one. With several processes, the first process explains samples that it
-    sees.
+    The default methods and metrics adapt, also if you pass them: Grad-CAM needs a layer with feature maps, and curves
+    need logits of classes, and of tokens a ``baseline``. Others that are not defined are left out, with one warning.
+    Samples whose label is not a class are left out. If each token or pixel has a class of its own, one token or region
+    of each sample is explained: of a suspect, the most suspicious one. With several processes, the first process
+    explains samples that it sees.
 
     Args:
         methods: Names of the methods that compute maps: functions in ``dynalens.attribution``, such as "saliency",

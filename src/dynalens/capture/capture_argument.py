@@ -77,7 +77,8 @@ class NamedLayer:
         try:
             calls = self._calls.leading_to(self._losses)
         except RuntimeError as error:
-            raise CaptureError(f"{error} {NO_LABELS}, without `capture=`.") from None
+            hint = "" if self._calls.have_run else f" {NO_LABELS}, without `capture=`."
+            raise CaptureError(f"{error}{hint}") from None
         if len(calls) != 1:
             raise CaptureError(
                 f"Expected `capture` to name a layer that is called once to compute the loss, got {len(calls)} calls "

@@ -51,7 +51,8 @@ class MapSettings:
     @property
     def optional(self) -> tuple[str, ...]:
         """Names of methods and metrics that nobody asked for: where they are not defined, nothing is said."""
-        methods = DEFAULT_METHODS if self.methods == DEFAULT_METHODS else ()
+        methods = tuple(name for name in DEFAULT_METHODS if name not in (self.method_args or {}))
+        methods = methods if self.methods == DEFAULT_METHODS else ()
         return methods + (DEFAULT_METRICS if self.metrics == DEFAULT_METRICS else ())
 
     def curves(self, trainers_precision: str) -> CurveSettings:

@@ -15,7 +15,7 @@ def feature_maps(
 
     Args:
         model: The model.
-        images: Shape ``(N, C, *spatial)``, as the model expects them. Not modified.
+        images: Shape ``(N, C, *spatial)``, as the model expects them: integers if it takes integers. Not modified.
         layer: Dotted name of a layer whose output has a map for each channel. The tokens of images have none. Channels
             that come last are moved.
         forward: Callable(images) that runs the model. Default: the model.

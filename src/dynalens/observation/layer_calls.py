@@ -43,6 +43,11 @@ class LayerCalls:
         """Whether the layer has run while gradients were followed."""
         return bool(self._calls_with_gradient)
 
+    @property
+    def have_run(self) -> bool:
+        """Whether the layer was called."""
+        return bool(self._calls_with_gradient or self._other_calls)
+
     def leading_to(self, nodes: Iterable[Node]) -> list[LayerCall]:
         """Return the calls that something was computed from, in their order.
 

@@ -130,7 +130,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         True
     """
     while True:
-        inner = getattr(model, "_orig_mod", None)  # of torch._dynamo's OptimizedModule
+        inner = dict(model.named_children()).get("_orig_mod")  # of torch._dynamo's OptimizedModule
         if inner is None and isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             inner = model.module
         if inner is None:

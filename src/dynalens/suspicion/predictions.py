@@ -62,7 +62,8 @@ def knowledge(p_leader: Array, class_count: int) -> float:
     """Return how far a network knows its classes, in [0, 1]: how far its confusions say something of labels.
 
     It is min(1, S / (1/4))^4 with the sureness S = (P - 1/K) / (1 - 1/K), where P is the mean probability of the
-    leading class, and K the number of classes. A network that knows little names a few classes for most samples.
+    leading class, and K the number of classes. If the network has outputs of other classes, P may be below 1/K; then S
+    is 0. A network that knows little names a few classes for most samples.
 
     Args:
         p_leader: Shape ``(N,)``, the probability of each sample's leading class.
@@ -72,6 +73,8 @@ def knowledge(p_leader: Array, class_count: int) -> float:
         >>> import numpy as np
         >>> knowledge(np.array([0.5, 0.75]), 2), knowledge(np.array([0.5, 0.625]), 2)  # S is 1/4 and 1/8
         (1.0, 0.0625)
+        >>> knowledge(np.array([0.01, 0.02]), 2)  # of a network with 100 outputs
+        0.0
     """
     sureness = (float(p_leader.mean()) * class_count - 1) / (class_count - 1)
-    return min(1.0, sureness / SURE) ** 4
+    return min(1.0, max(0.0, sureness) / SURE) ** 4

@@ -163,6 +163,7 @@ readRows(by("read"), "answer", (row, card) => {
   answers.set(card.id, to === undefined ? { answer: said } : { answer: said, to });
   return true;
 }, message => {
+  choosing = false;
   position = Math.max(0, firstOpen());
   by("message").textContent = message;
   show();

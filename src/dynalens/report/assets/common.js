@@ -164,8 +164,8 @@ function readRows(input, word, take, done) {
     const accepted = rows.filter(row => {
       const card = cardOf(row);
       const label = card?.labels ?? card?.label;
-      const forms = [undefined, "", String(label), content.names[label]];
-      const fits = card && !taken.has(card) && (forms.includes(row.label) || Number(row.label) === label) && take(row, card);
+      const given = row.label && whole(row.label), forms = [undefined, "", String(label), content.names[label]];
+      const fits = card && !taken.has(card) && (forms.includes(row.label) || Number(given) === label) && take(row, card);
       return fits && taken.add(card);
     }).length;
     const refused = rows.length - accepted;

@@ -205,10 +205,12 @@ function moveTo(box, scroll = true) {
   if (by("large").open) enlarge();
 }
 // A card that is scrolled to stays below the bar, however many lines the bar has.
-new ResizeObserver(() => {
+function leaveRoomForBar() {
   const isSticky = getComputedStyle(by("bar")).position === "sticky";
   document.documentElement.style.scrollPaddingTop = isSticky ? `${by("bar").offsetHeight}px` : "";
-}).observe(by("bar"));
+}
+new ResizeObserver(leaveRoomForBar).observe(by("bar"));
+addEventListener("resize", leaveRoomForBar);  // in low windows the bar is not sticky
 function step(offset) {
   if (!shown.length) return;
   const position = shown.indexOf(current) + offset;
@@ -325,7 +327,7 @@ function csv() {
 by("download").addEventListener("click", () => download("decisions.csv", csv()));
 readRows(by("read"), "decision", (row, card) => {
   const decision = (row.decision ?? "").trim().toLowerCase();
-  const to = card.corrected ? (row.new_label === card.corrected ? card.suggested : NaN) : classIn(row.new_label);
+  const to = card.corrected ? (row.new_label?.trim() === card.corrected ? card.suggested : NaN) : classIn(row.new_label);
   if (decision === "relabel" && to in content.names) decisions.set(card.id, { decision, to });
   else if (["keep", "drop"].includes(decision)) decisions.set(card.id, { decision });
   else return false;
