@@ -240,6 +240,16 @@ def test_logits_of_heads_that_are_side_by_side_are_views(tmp_path: Path, beside:
     assert_equals_the_definitions(monitor.statistics(), module.seen)
 
 
+def test_labels_that_are_side_by_side_do_not_fit_logits_that_are_one_view_after_another(tmp_path: Path) -> None:
+    class Joined(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y = batch
+            return F.cross_entropy(torch.cat([self(x / N), self(x / N + 1)]), y.repeat_interleave(2))
+
+    with pytest.raises(RuntimeError, match="labels in another order"):
+        fit(tmp_path, TrainingDynamicsMonitor(history=False, views=2), model=Joined(), max_epochs=1)
+
+
 def test_views_of_one_sample_that_are_side_by_side_raise_in_the_first_batch(tmp_path: Path) -> None:
     beside = Ordered(lambda x, y: (x.repeat_interleave(2, dim=0), torch.tensor([int(c) for c in y for _ in (0, 1)])))
     monitor = TrainingDynamicsMonitor(history=False, views=2)

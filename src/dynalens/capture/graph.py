@@ -292,6 +292,18 @@ def chooses_rows(nodes: Iterable[Node]) -> bool:
     return any(_chooses(node) for node in nodes_behind(nodes, NETWORK) if not node.name().startswith(NETWORK))
 
 
+def joins_rows(nodes: Iterable[Node]) -> bool:
+    """Return whether rows of several outputs of the network were put one after another before these operations.
+
+    Example:
+        >>> parts = torch.nn.Linear(2, 3)(torch.ones(4, 2)), torch.nn.Linear(2, 3)(torch.ones(4, 2))
+        >>> joins_rows([torch.cat(parts).grad_fn]), joins_rows([torch.stack(parts, dim=1).flatten(0, 1).grad_fn])
+        (True, False)
+    """
+    joins = (node for node in nodes_behind(nodes, NETWORK) if node.name() == "CatBackward0")
+    return any(getattr(node, "_saved_dim", 0) == 0 for node in joins)
+
+
 def _chooses(node: Node) -> bool:
     axes = getattr(node, "_saved_dims", getattr(node, "_saved_dim", 0))
     is_of_rows = node.name().startswith(_CHOOSES) and 0 in (axes if isinstance(axes, tuple) else (axes,))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dynalens.capture.graph import Activation, Node, chooses_rows
+from dynalens.capture.graph import Activation, Node, chooses_rows, joins_rows
 from dynalens.capture.loss_tap import LossCall
 from dynalens.dynamics import IGNORED
 from dynalens.units import TARGETS, UnitPresentation
@@ -57,6 +57,10 @@ class Presentation(NamedTuple):
     def chose_rows(self) -> bool:
         """Return whether the step selected or reordered rows of its logits, according to their graph."""
         return chooses_rows(self.nodes)
+
+    def joined_rows(self) -> bool:
+        """Return whether the step put the logits of several views one after another, according to their graph."""
+        return joins_rows(self.nodes)
 
 
 def nodes_of_logits(outputs: Any, calls: Sequence[LossCall], activations: Sequence[Activation]) -> tuple[Node, ...]:

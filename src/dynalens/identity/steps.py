@@ -193,7 +193,7 @@ class StepRows:
             return rows_of_all(after_hooks, targets, views) if len(targets) else after_hooks[:0]
         check_rows(source.num_rows, count, 1)
         if len(source.rows) == count * views and not (TRACE.chose_inputs_of(source) or presentation.chose_rows()):
-            self._expect_order(source.rows, count)
+            self._expect_order(source.rows, count, is_joined=presentation.joined_rows())
         return after_hooks.to(source.rows.device, non_blocking=True)[source.rows]  # moved with the rest of the epoch
 
     def rows_of(self, targets: Tensor) -> Tensor | None:
@@ -269,9 +269,9 @@ class StepRows:
         """Return rows of all views, one view of all samples after another."""
         return in_views(values, views) if self._is_side_by_side else values
 
-    def _expect_order(self, choice: Tensor, count: int) -> None:
+    def _expect_order(self, choice: Tensor, count: int, *, is_joined: bool) -> None:
         """Note targets that were reordered although nothing shows that the logits were."""
-        num_others = num_out_of_order(choice, count)
+        num_others = num_out_of_order(choice, count, is_joined=is_joined)
         if self._labels.needs_steps and int(num_others):
             raise SampleIdentityError(ANOTHER_ORDER)
         self.others.count_moved(num_others)

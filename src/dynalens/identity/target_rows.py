@@ -36,10 +36,11 @@ def columns_of_samples(columns: dict[Path, Column], samples: list[int], selectio
     }
 
 
-def num_out_of_order(rows: Tensor, count: int) -> Tensor:
+def num_out_of_order(rows: Tensor, count: int, *, is_joined: bool = False) -> Tensor:
     """Return how many rows are not the batch's ``count`` ones in order, one view after another or side by side.
 
-    A network with several heads, or crops of which it averages the features, has its rows side by side.
+    A network with several heads, or crops of which it averages the features, has its rows side by side. Logits that
+    were joined (``is_joined``) are one view after another.
 
     Example:
         >>> [int(num_out_of_order(torch.tensor(rows), 2)) for rows in ([0, 1, 0, 1], [0, 0, 1, 1], [1, 0, 0, 1])]
@@ -47,7 +48,7 @@ def num_out_of_order(rows: Tensor, count: int) -> Tensor:
     """
     place = torch.arange(len(rows), device=rows.device)
     orders = place % count, place // max(len(rows) // count, 1)
-    return torch.stack([(rows != order).sum() for order in orders]).min()
+    return torch.stack([(rows != order).sum() for order in (orders[:1] if is_joined else orders)]).min()
 
 
 def check_layer(inputs: RowSource | None, count: int) -> None:
