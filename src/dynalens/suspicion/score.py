@@ -25,8 +25,9 @@ Constants, all of them:
     PAIRS              0.2    least share of class pairs; human labels the same within .2 points from .1 to .4
     ONE_WAY            0.25   part of one-way confusions from which flips are a rule; A is 0 in 88 stored trainings
                               without a rule, and above 1/16 in 24 of 52 with one
-    predictions.SURE   0.25   sureness from which class pairs count in full; the same within .1 points from .15 to .3,
-                              and 15 points better than 0 where networks learn slowly
+    predictions.SURE   .25, 4 sureness from which class pairs count in full, and the power of it below; the same within
+                              .1 points from .15 to .3 and within .2 with the power 2, and 15 points better than without
+                              where networks learn slowly
     confusions.BIAS    3      how many times too often a network may name a class; the same from 1.5 to 10
     confusions.CHANCE  2      standard deviations: 95 %
     confusions.ROUNDS  5      of the noise matrix; the same within .3 points from 3 to 7
